@@ -1,0 +1,1 @@
+"""pangu_compile package."""

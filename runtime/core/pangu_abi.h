@@ -1,0 +1,82 @@
+// pangu_abi.h: the contract between generated code and the runtime core (internal, C ABI).
+//
+// A generated library defines one `pangu_generated_model`: tables that say where every weight lies in
+// weights.safetensors, which states a session owns, and which programs exist. The runtime core is compiled into
+// the same shared library and is the only caller of `run`.
+#ifndef PANGU_ABI_H
+#define PANGU_ABI_H
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PANGU_ABI_VERSION 1
+
+// Work sharing. Calls body(arg, begin, end, worker) over disjoint ranges that cover [0, n); every range but the last
+// is a multiple of `grain`. Returns when all are done. A null pool runs everything on the caller (worker 0).
+typedef struct pangu_pool pangu_pool;
+void pangu_parallel_for(pangu_pool *pool, int64_t n, int64_t grain,
+                        void (*body)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg);
+
+// Element types of inputs, outputs and weights.
+enum { PANGU_F32 = 0, PANGU_F64 = 1, PANGU_I64 = 2, PANGU_BOOL = 3, PANGU_BF16 = 4, PANGU_I32 = 5 };
+
+typedef struct {
+  const char *name;
+  int32_t dtype;
+  int64_t offset; // bytes from the start of weights.safetensors (page-aligned, the safetensors header included)
+  int64_t nbytes;
+} pangu_weight_desc;
+
+// One state buffer of a session. append: row p holds position p, rows = the session's max_context.
+// ring: row p % rows holds position p; zero at session start. owner: 0 trunk, j = MTP head j.
+typedef struct {
+  const char *name;
+  int32_t append;
+  int32_t owner;
+  int32_t dtype;
+  int64_t rows;      // ring rows; for append the built max_context
+  int64_t row_bytes;
+} pangu_state_desc;
+
+typedef struct {
+  const int64_t *dim;          // values of the program's symbolic dims, in the order of pangu_program_desc.dims
+  const void *const *in;       // program inputs, contiguous
+  void *const *out;            // program outputs, contiguous, caller-allocated
+  void *const *state;          // indexed by the GLOBAL state index; updated in place
+  const void *const *weight;   // indexed by the GLOBAL weight index
+  uint8_t *arena;              // 64-byte aligned scratch of at least arena_bytes, exclusive to the call
+  pangu_pool *pool;
+} pangu_exec;
+
+typedef struct {
+  const char *name;
+  void (*run)(const pangu_exec *exec);
+  int64_t arena_bytes;
+  int32_t n_dims, n_in, n_out;
+  const char *const *dims;     // "T" tokens of the call, "S" rows already in the append caches, "M" rows of logits wanted
+} pangu_program_desc;
+
+// openPangu conventions (role = "lm"): programs "step", "draft_1" .. "draft_K", dims {T, S, M} in that order.
+//   step:    in {tokens i64[T], start i64[1], rows i64[M]}               out {logits f32[M,vocab], hidden f32[T,hidden]}
+//   draft_j: in {tokens i64[T], hidden f32[T,hidden], start i64[1], rows i64[M]}  out {logits f32[M,vocab], hidden f32[T,hidden]}
+// start == S == number of rows already processed by that program's states (for draft_j the head's LOCAL row index);
+// rows: indices into 0..T-1 of the tokens whose logits are wanted. M may be 0, T is 1..max_chunk, S+T <= max_context.
+typedef struct {
+  int32_t abi_version;
+  const char *role;            // "lm", or "module" for an arbitrary compiled torch module
+  int64_t vocab_size, hidden_size, max_context, max_chunk;
+  int32_t num_drafts;
+  int32_t n_weights, n_states, n_programs;
+  const pangu_weight_desc *weights;
+  const pangu_state_desc *states;
+  const pangu_program_desc *programs;
+} pangu_generated_model_desc;
+
+extern const pangu_generated_model_desc pangu_generated_model;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
