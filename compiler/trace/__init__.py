@@ -1,1 +1,5 @@
-"""pangu_compile package."""
+"""Tracing: torch module -> torch.export -> IR."""
+
+from .export import trace_module, trace_programs
+
+__all__ = ["trace_module", "trace_programs"]

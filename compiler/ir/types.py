@@ -1,0 +1,118 @@
+"""Typed values of the IR: element types, symbolic dimensions, tensor types.
+
+A dimension is a Python int or a sympy expression over non-negative integer symbols (T: tokens of the call, S: rows
+already cached, M: rows of logits wanted). Expressions are kept expanded, so equal dimensions compare equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sympy
+
+Dim = Any  # int | sympy.Expr
+
+
+class IRError(Exception):
+    """A graph that breaks the IR's rules; the message names the operator and where it came from."""
+
+
+class DType(Enum):
+    """Element types; the value is the name in the text form."""
+
+    f32 = "f32"
+    f64 = "f64"
+    i64 = "i64"
+    i32 = "i32"
+    bool_ = "bool"
+    bf16 = "bf16"
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """dtype that the interpreter computes in (bf16 values are held as float32)."""
+        return np.dtype(_NUMPY[self.value])
+
+    @property
+    def nbytes(self) -> int:
+        return _NBYTES[self.value]
+
+    @property
+    def is_float(self) -> bool:
+        return self in (DType.f32, DType.f64, DType.bf16)
+
+
+_NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "bool": "bool", "bf16": "float32"}
+_NBYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
+
+
+@lru_cache(maxsize=None)
+def symbol(name: str) -> sympy.Symbol:
+    """The dimension symbol of that name."""
+    return sympy.Symbol(name, integer=True, nonnegative=True)
+
+
+@lru_cache(maxsize=65536)
+def _canonical(expr: sympy.Expr) -> Dim:
+    expanded = sympy.expand(expr)
+    return int(expanded) if expanded.is_Integer else expanded
+
+
+def dim(value: Any) -> Dim:
+    """Canonical form: an int where the value is known."""
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return _canonical(value)
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    total: Dim = 1
+    for d in dims:
+        total = total * d
+    return dim(total)
+
+
+def same_dim(a: Dim, b: Dim) -> bool:
+    return bool(a == b) or bool(dim(a - b) == 0)
+
+
+def same_shape(a: Iterable[Dim], b: Iterable[Dim]) -> bool:
+    a, b = tuple(a), tuple(b)
+    return len(a) == len(b) and all(same_dim(x, y) for x, y in zip(a, b, strict=True))
+
+
+def evaluate_dim(value: Dim, env: Mapping[str, int]) -> int:
+    """Number of a dimension; `env` maps symbol names to sizes. KeyError where one is missing."""
+    if isinstance(value, int):
+        return value
+    return int(value.subs({s: env[s.name] for s in value.free_symbols}))
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and shape of a value."""
+
+    dtype: DType
+    shape: tuple[Dim, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def numel(self) -> Dim:
+        return product(self.shape)
+
+    def same(self, other: TensorType) -> bool:
+        return self.dtype == other.dtype and same_shape(self.shape, other.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype.value}[{', '.join(str(d) for d in self.shape)}]"
+
+
+def tensor(dtype: DType, *shape: Dim) -> TensorType:
+    return TensorType(dtype, tuple(dim(d) for d in shape))

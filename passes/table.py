@@ -1,0 +1,82 @@
+"""The pass table: one order, what each pass needs and gives, a verifier run after each, and translation validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pangu_compile.ir import IRError, Module, print_module, verify_module
+
+from .canonicalise import canonicalise
+from .experts import fuse_expert_linear
+from .fold import fold_weights
+from .outline import outline
+from .select import sort_to_topk
+from .validate import Snapshot, compare, snapshot
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named rewrite of a module in place; it may rely on `requires` and establishes `establishes`."""
+
+    name: str
+    run: Callable[[Module], None]
+    requires: frozenset[str] = frozenset()
+    establishes: frozenset[str] = frozenset()
+
+
+def _facts(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+PASSES: tuple[Pass, ...] = (
+    # Before any sharing across layers, so that equal layers still look equal.
+    Pass("outline", outline, establishes=_facts("outlined")),
+    Pass("canonicalise", canonicalise, _facts("outlined"), _facts("canonical")),
+    Pass("sort_to_topk", sort_to_topk, _facts("canonical"), _facts("topk")),
+    Pass("fuse_expert_linear", fuse_expert_linear, _facts("canonical"), _facts("experts")),
+    Pass("fold_weights", fold_weights, _facts("canonical"), _facts("folded")),
+)
+
+
+def run_passes(
+    module: Module, validate: bool = False, dump_dir: str | Path | None = None, passes: tuple[Pass, ...] = PASSES
+) -> Module:
+    """Run the table on `module` (in place; also returned).
+
+    Args:
+        validate: run the numpy interpreter before and after every pass on random inputs and compare.
+        dump_dir: write NN-name.ir after every pass, and 00-traced.ir first.
+    Raises:
+        IRError: a pass broke the graph, changed its meaning (named), or ran before what it requires.
+    """
+    established: set[str] = set()
+    _dump(module, dump_dir, 0, "traced", 0.0)
+    before: Snapshot | None = snapshot(module) if validate else None
+    for number, step in enumerate(passes, 1):
+        missing = step.requires - established
+        if missing:
+            raise IRError(f"pass {step.name} requires {sorted(missing)}, which no pass before it establishes")
+        begin = time.perf_counter()
+        step.run(module)
+        for graph in module.graphs():
+            graph.rename()
+        try:
+            verify_module(module)
+        except IRError as error:
+            raise IRError(f"after pass {step.name}: {error}") from error
+        if before is not None:
+            before = compare(step.name, before, module)
+        established |= step.establishes
+        _dump(module, dump_dir, number, step.name, time.perf_counter() - begin)
+    return module
+
+
+def _dump(module: Module, folder: str | Path | None, number: int, name: str, seconds: float) -> None:
+    if folder is None:
+        return
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{number:02d}-{name}.ir").write_text(f"// {name}: {seconds:.3f} s\n" + print_module(module))
