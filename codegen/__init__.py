@@ -1,1 +1,1 @@
-"""pangu_compile package."""
+"""plan -> source text, one package per target."""

@@ -11,44 +11,16 @@ A rejected draft is undone by setting the length back: rows past it are masked b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .config import OpenPanguConfig
+from .program_spec import ProgramSpec, StateSpec
 from .reference import OpenPanguForCausalLM
 
 F64 = torch.float64
-
-
-@dataclass(frozen=True)
-class StateSpec:
-    """One state buffer. `rows` is the ring length, or None for a cache that grows with the context."""
-
-    name: str
-    width: int
-    rows: int | None
-    owner: int  # 0: trunk, j: MTP head j
-
-
-@dataclass(frozen=True)
-class ProgramSpec:
-    """What `pangu_compile.trace` needs: a module on the meta device and the meaning of its arguments.
-
-    inputs: (name, example tensor, symbolic dim name of axis 0 or None); states follow the inputs in the call, and the
-    new states follow `outputs` in the result. aliases: parameter FQN in `module` -> canonical checkpoint name.
-    """
-
-    name: str
-    module: nn.Module
-    inputs: tuple[tuple[str, Tensor, str | None], ...]
-    states: tuple[StateSpec, ...]
-    outputs: tuple[str, ...]
-    aliases: dict[str, str]
-    role: str = "lm"
 
 
 class Ring:

@@ -10,6 +10,7 @@ from pangu_compile.ir import DType, IRError, Module, Program, TensorType, evalua
 
 DIMS = {"T": 5, "S": 9, "M": 3}
 TOLERANCE = 1e-9  # the interpreter runs in float64, so a right rewrite differs by rounding alone
+MAX_INDEX = 3  # integer inputs are indices: stay inside the smallest table
 MAX_ELEMENTS = 50_000_000
 
 
@@ -21,10 +22,10 @@ class Snapshot:
     outputs: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
 
-def _random(kind: str, key: str, type_: TensorType, rng: np.random.Generator, limit: int) -> np.ndarray:
+def _random(kind: str, key: str, type_: TensorType, rng: np.random.Generator) -> np.ndarray:
     shape = tuple(evaluate_dim(d, _env(type_)) for d in type_.shape)
     if type_.dtype is DType.i64:
-        return np.asarray(DIMS["S"] if key == "start" else rng.integers(0, limit, shape), np.int64).reshape(shape)
+        return np.asarray(DIMS["S"] if key == "start" else rng.integers(0, MAX_INDEX, shape), np.int64).reshape(shape)
     if type_.dtype is DType.bool_:
         return rng.random(shape) < 0.5
     if kind == "weight":
@@ -55,8 +56,7 @@ def _arguments(module: Module, program: Program, inputs: dict[tuple[str, str], n
         else:
             slot = (role.kind, role.key)
             if slot not in inputs:
-                limit = DIMS["T"] if role.key == "rows" else 40
-                inputs[slot] = _random(role.kind, role.key, param.type, rng, limit)
+                inputs[slot] = _random(role.kind, role.key, param.type, rng)
             arguments.append(inputs[slot])
     return arguments
 

@@ -1,1 +1,6 @@
-"""pangu_compile package."""
+"""The plan: kernels, buffers, offsets, weights and states of a compiled program. Imports the IR alone."""
+
+from .plan import FunctionPlan, Plan, PlannedWeight, PlanOptions, ProgramPlan, make_plan
+from .schedule import Kernel, Schedule
+
+__all__ = ["FunctionPlan", "Kernel", "Plan", "PlanOptions", "PlannedWeight", "ProgramPlan", "Schedule", "make_plan"]

@@ -56,7 +56,7 @@ def _unary(op: str) -> Handler:
     return rule
 
 
-for _name in ("exp", "log", "sqrt", "rsqrt", "sigmoid", "sin", "cos", "tanh", "reciprocal", "erf", "silu", "neg", "abs", "relu"):  # fmt: skip
+for _name in ("exp", "log", "sqrt", "rsqrt", "sigmoid", "sin", "cos", "tanh", "reciprocal", "erf", "silu", "neg", "abs", "relu", "round", "floor"):  # fmt: skip
     handles(f"{_name}.default")(_unary(_name))
 
 
@@ -75,6 +75,19 @@ for _name, _op in {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "rema
                    "maximum": "maximum", "minimum": "minimum", "floor_divide": "floor_divide"}.items():  # fmt: skip
     for _kind in ("Tensor", "Scalar", "default"):
         handles(f"{_name}.{_kind}")(_binary(_op))
+
+
+@handles("div.Tensor_mode")
+def _div_mode(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
+    dtype = _out_type(im, node).dtype
+    left, right = im.scalar(args[0], dtype), im.scalar(args[1], dtype)
+    if kw.get("rounding_mode") is None:
+        return im.build("div", left, right)
+    if kw["rounding_mode"] != "floor":
+        raise IRError(f"{im.graph.name}: division rounding towards zero is not covered ({im.build.loc})")
+    if dtype.is_float:
+        return im.build("floor", im.build("div", left, right))
+    return im.build("floor_divide", left, right)
 
 
 @handles("rsub.Scalar")

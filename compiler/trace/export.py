@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,23 +13,32 @@ from torch.export import Dim
 
 from pangu_compile.errors import CompileError
 from pangu_compile.ir import IRError, Module, Role, StateInfo, verify_module
-from pangu_compile.models.programs import ProgramSpec
+from pangu_compile.models.program_spec import ProgramSpec
 
 from .importer import ImportedWeights, import_program
 
 APPEND_EXAMPLE = 11  # rows of the example cache; stands for S and differs from the examples of T and M
 
 
-def _export(module: torch.nn.Module, args: Sequence[torch.Tensor], dynamic: Any, what: str) -> torch.export.ExportedProgram:
+def _export(module: torch.nn.Module, args: Sequence[torch.Tensor], dynamic: Sequence[Any], what: str) -> torch.export.ExportedProgram:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.export").setLevel(logging.ERROR)
-            exported = torch.export.export(module, tuple(args), dynamic_shapes=dynamic)
+            exported = torch.export.export(module, tuple(args), dynamic_shapes=_nested(module, dynamic))
             return exported.run_decompositions()
     except Exception as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CompileError(f"tracing of {what} failed in torch.export: {first}") from error
+
+
+def _nested(module: torch.nn.Module, shapes: Sequence[Any]) -> tuple[Any, ...]:
+    """torch.export wants the shapes of `*args` as one nested tuple."""
+    kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(shapes)
+    fixed = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:fixed], tuple(shapes[fixed:]))
 
 
 def _state_example(width: int, rows: int | None, device: torch.device) -> torch.Tensor:
@@ -47,8 +57,8 @@ def trace_programs(specs: Sequence[ProgramSpec]) -> Module:
         device = spec.inputs[0][1].device
         states = [_state_example(s.width, s.rows, device) for s in spec.states]
         shapes: list[Any] = [{0: dims[axis]} if axis else None for _, _, axis in spec.inputs]
-        shapes.append(tuple({0: dims["S"]} if s.rows is None else None for s in spec.states))
-        exported = _export(spec.module, [*(t for _, t, _ in spec.inputs), *states], tuple(shapes), spec.name)
+        shapes += [{0: dims["S"]} if s.rows is None else None for s in spec.states]
+        exported = _export(spec.module, [*(t for _, t, _ in spec.inputs), *states], shapes, spec.name)
         params = [Role("input", name) for name, _, _ in spec.inputs] + [Role("state", s.name) for s in spec.states]
         outputs = [Role("output", name) for name in spec.outputs] + [Role("state", s.name) for s in spec.states]
         axes = [{0: axis} if axis else {} for _, _, axis in spec.inputs]
@@ -70,7 +80,7 @@ def trace_module(
     axes = [dict(d) for d in dynamic] if dynamic is not None else [{} for _ in args]
     names = sorted({n for d in axes for n in d.values()})
     dims = {n: Dim(n, min=2) for n in names}
-    shapes = tuple({i: dims[n] for i, n in d.items()} or None for d in axes)
+    shapes = [{i: dims[n] for i, n in d.items()} or None for d in axes]
     exported = _export(module.eval(), args, shapes, type(module).__name__)
     result = Module(info={"role": "module"})
     params = [Role("input", f"in{i}") for i in range(len(args))]

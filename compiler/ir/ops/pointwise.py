@@ -67,7 +67,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 for _name, _fn in {
     "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "sigmoid": _sigmoid,
     "sin": np.sin, "cos": np.cos, "tanh": np.tanh, "reciprocal": lambda x: 1 / x, "erf": _erf,
-    "silu": lambda x: x * _sigmoid(x),
+    "silu": lambda x: x * _sigmoid(x), "round": np.rint, "floor": np.floor,
 }.items():  # fmt: skip
     _op(_name, 1, _fn, FLOATS)
 _op("neg", 1, np.negative, NUMBERS)

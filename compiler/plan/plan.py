@@ -1,0 +1,233 @@
+"""The plan: every kernel, buffer, offset, weight and state of the compiled program, ready for any code generator.
+
+Sizes are numbers where they are known; T, S and M stay run-time values. The arena is laid out for the largest call
+(T = max_chunk tokens, S = max_context rows cached), so an offset never depends on a run-time value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pangu_compile.ir import DType, Folded, Graph, IRError, Module, Program, Role, StateInfo, TensorType, Value
+from pangu_compile.ir import evaluate_dim, run_graph
+
+from .memory import Slot, align, largest_live, place
+from .schedule import Kernel, Schedule, Scheduler
+
+ReadWeight = Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """max_chunk None: the largest power of two whose arena stays below `arena_budget` bytes."""
+
+    max_context: int = 4096
+    max_chunk: int | None = None
+    arena_budget: int = 256 << 20
+    max_dims: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlannedWeight:
+    """A tensor of the artifact: a checkpoint parameter, a constant, or a value folded from parameters."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    folded: Folded | None = None
+    constant: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DType(self.dtype).nbytes
+
+    def compute(self, read: ReadWeight) -> np.ndarray:
+        """The array, C-contiguous in the planned dtype; `read` gives parameters by canonical name."""
+        if self.constant is not None:
+            array = self.constant
+        elif self.folded is not None:
+            sources = [np.asarray(read(name), np.float64) for name in self.folded.sources]
+            array = run_graph(self.folded.graph, sources, {})[0]
+        else:
+            array = read(self.name)
+        if tuple(array.shape) != self.shape:
+            raise IRError(f"weight {self.name}: shape {tuple(array.shape)}, planned {self.shape}")
+        return np.ascontiguousarray(array, DType(self.dtype).numpy)
+
+
+@dataclass
+class FunctionPlan:
+    """One function: kernels in order, and where each buffer lies.
+
+    places: value -> ("in", i) parameter, ("out", j) caller's buffer, ("frame", byte offset), ("state", i) the
+    parameter's own memory, updated in place.
+    """
+
+    name: str
+    graph: Graph
+    schedule: Schedule
+    places: dict[Value, tuple[str, int]]
+    frame_bytes: int
+    live_bytes: int
+    copies: list[tuple[Value, int]] = field(default_factory=list)
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        return self.schedule.kernels
+
+
+@dataclass
+class ProgramPlan:
+    """An entry point: its function plus the meaning of parameters and outputs; arena = own frame + deepest callee."""
+
+    function: FunctionPlan
+    params: list[Role]
+    outputs: list[Role]
+    dims: tuple[str, ...]
+    arena_bytes: int
+
+
+@dataclass
+class Plan:
+    """Everything that codegen and the runtime need."""
+
+    functions: dict[str, FunctionPlan]
+    programs: dict[str, ProgramPlan]
+    weights: list[PlannedWeight]
+    states: list[StateInfo]
+    info: dict[str, Any]
+    max_context: int
+    max_chunk: int
+    sizes: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain record for plan.json and the reports."""
+        from .record import plan_record
+
+        return plan_record(self)
+
+
+class Planner:
+    """Plans one module for one choice of the largest sizes."""
+
+    def __init__(self, module: Module, sizes: dict[str, int]):
+        self.module, self.sizes = module, sizes
+        self.functions: dict[str, FunctionPlan] = {}
+        self.state_results: dict[str, dict[int, int]] = {}
+
+    def bytes_of(self, type_: TensorType) -> int:
+        return evaluate_dim(type_.numel, self.sizes) * type_.dtype.nbytes
+
+    def run(self) -> tuple[dict[str, FunctionPlan], dict[str, ProgramPlan]]:
+        self._find_function_states()
+        for name, graph in self.module.functions.items():
+            states = {graph.params[i]: graph.outputs[j] for i, j in self.state_results.get(name, {}).items()}
+            self.functions[name] = self._function(name, graph, Scheduler(graph, states))
+        programs = {name: self._program(name, program) for name, program in self.module.programs.items()}
+        return self.functions, programs
+
+    def _find_function_states(self) -> None:
+        """Function parameters that are session states at every call: parameter index -> output index."""
+        seen: dict[str, list[dict[int, int]]] = {}
+        for program in self.module.programs.values():
+            results = {r.key: v for r, v in zip(program.outputs, program.graph.outputs, strict=True) if r.kind == "state"}
+            state_of = {v: r.key for v, r in zip(program.graph.params, program.params, strict=True) if r.kind == "state"}
+            uses = program.graph.uses()
+            for node in program.graph.nodes:
+                if node.op != "call":
+                    continue
+                found: dict[int, int] = {}
+                for i, value in enumerate(node.inputs):
+                    result = results.get(state_of.get(value, ""))
+                    if result is not None and result.producer is node and uses[value] == 1 and uses[result] == 1:
+                        found[i] = result.index
+                seen.setdefault(node.attrs["function"], []).append(found)
+        for name, tables in seen.items():
+            self.state_results[name] = {i: j for i, j in tables[0].items() if all(t.get(i) == j for t in tables)}
+
+    def _function(self, name: str, graph: Graph, scheduler: Scheduler) -> FunctionPlan:
+        schedule = scheduler.run()
+        places: dict[Value, tuple[str, int]] = {p: ("in", i) for i, p in enumerate(graph.params)}
+        index = {p: i for i, p in enumerate(graph.params)}
+        for result, param in schedule.in_place.items():
+            places[result] = ("state", index[param])
+        copies: list[tuple[Value, int]] = []
+        for j, value in enumerate(graph.outputs):
+            if value in schedule.in_place:
+                continue
+            if value.producer is None or value in places:
+                copies.append((value, j))
+            else:
+                places[value] = ("out", j)
+        slots, by_name = self._slots(schedule, places)
+        offsets, size = place(slots)
+        places.update({by_name[n]: ("frame", at) for n, at in offsets.items()})
+        return FunctionPlan(name, graph, schedule, places, size, largest_live(slots), copies)
+
+    def _slots(self, schedule: Schedule, places: dict[Value, tuple[str, int]]) -> tuple[list[Slot], dict[str, Value]]:
+        first: dict[Value, int] = {}
+        last: dict[Value, int] = {}
+        for i, kernel in enumerate(schedule.kernels):
+            for v in kernel.outputs:
+                first.setdefault(v, i)
+                last[v] = i
+            for v in kernel.reads:
+                last[v] = i
+        by_name = {f"b{k}": v for k, v in enumerate(v for v in first if v not in places)}
+        slots = [Slot(n, self.bytes_of(v.type), first[v], last[v]) for n, v in by_name.items()]
+        return slots, by_name
+
+    def _program(self, name: str, program: Program) -> ProgramPlan:
+        graph = program.graph
+        results = {r.key: v for r, v in zip(program.outputs, graph.outputs, strict=True) if r.kind == "state"}
+        states: dict[Value, Value] = {}
+        for role, param in zip(program.params, graph.params, strict=True):
+            if role.kind == "state" and self._callee_updates(results[role.key]):
+                states[param] = results[role.key]
+        plan = self._function(name, graph, Scheduler(graph, states))
+        deepest = max((self.functions[k.root.attrs["function"]].frame_bytes for k in plan.kernels if k.kind == "call"), default=0)
+        return ProgramPlan(plan, program.params, program.outputs, program.dims, align(plan.frame_bytes) + deepest)
+
+    def _callee_updates(self, result: Value) -> bool:
+        node = result.producer
+        if node is None or node.op != "call":
+            return True
+        callee = self.functions[node.attrs["function"]]
+        return callee.graph.outputs[result.index] in callee.schedule.in_place
+
+
+def _weights(module: Module) -> list[PlannedWeight]:
+    used = {(r.kind, r.key): None for program in module.programs.values() for r in program.params if r.kind in ("weight", "constant")}
+    planned = []
+    for kind, key in used:
+        if kind == "constant":
+            array = module.constants[key]
+            dtype = {"float64": "f64", "float32": "f32", "int64": "i64", "bool": "bool", "int32": "i32"}[str(array.dtype)]
+            planned.append(PlannedWeight(key, dtype, tuple(array.shape), constant=array))
+        else:
+            type_ = module.weights[key]
+            planned.append(PlannedWeight(key, type_.dtype.value, tuple(type_.shape), folded=module.folded.get(key)))
+    return planned
+
+
+def _sizes(options: PlanOptions, chunk: int) -> dict[str, int]:
+    return {"T": chunk, "M": chunk, "S": options.max_context, **options.max_dims}
+
+
+def make_plan(module: Module, options: PlanOptions | None = None) -> Plan:
+    """Plan a module. IRError where the plan would be inconsistent (overlapping buffers, unknown sizes)."""
+    options = options or PlanOptions()
+    chunks = [options.max_chunk] if options.max_chunk else [c for c in (512, 256, 128, 64, 32, 16, 8)]
+    for chunk in chunks:
+        chunk = max(1, min(chunk, options.max_context))
+        planner = Planner(module, _sizes(options, chunk))
+        functions, programs = planner.run()
+        if max(p.arena_bytes for p in programs.values()) <= options.arena_budget:
+            break
+    states = list(module.states.values())
+    return Plan(functions, programs, _weights(module), states, dict(module.info), options.max_context, chunk, planner.sizes)
