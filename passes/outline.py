@@ -71,7 +71,7 @@ def _function(name: str, run: list[Node], inputs: list[Value], results: list[Val
 
 def _outline_program(module: Module, program: Program, known: dict[tuple[object, ...], str]) -> None:
     graph = program.graph
-    roles = {v: r.kind for v, r in zip(graph.params, program.params, strict=True)}
+    roles = {v: r.kind for v, r in zip(graph.params, program.params, strict=True) if r.kind != "input"}
     users, outputs = graph.users(), set(graph.outputs)
     replaced: dict[Value, Value] = {}
     nodes: list[Node] = []
