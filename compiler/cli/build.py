@@ -1,0 +1,41 @@
+"""`pangu-compile build`."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from pangu_compile.driver.options import ARCHS, TARGETS, WEIGHT_FORMATS
+
+from .progress import Bars
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path())
+@click.option("-o", "--out", required=True, type=click.Path(), help="The artifact to write, by convention NAME.pangu.")
+@click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True)
+@click.option("--weights", type=click.Choice(WEIGHT_FORMATS), default="f32", show_default=True)
+@click.option("--max-context", type=int, help="Longest context [the model's own, at most 4096].")
+@click.option("--ranks", type=int, default=1, show_default=True, help="Shards of a distributed artifact.")
+@click.option("--arch", type=click.Choice(ARCHS), default="native", show_default=True, help="CPU to build for.")
+@click.option("--no-mtp", is_flag=True, help="Leave the multi-token prediction heads out.")
+@click.option("--validate", is_flag=True, help="Prove every pass on random inputs with the numpy interpreter.")
+@click.option("--dump-ir", type=click.Path(), help="Folder that gets the IR after every pass.")
+def build(
+    checkpoint: str, out: str, target: str, weights: str, max_context: int | None, ranks: int, arch: str,
+    no_mtp: bool, validate: bool, dump_ir: str | None,
+) -> None:  # fmt: skip
+    """Compile CHECKPOINT (a Hugging Face folder) into an artifact."""
+    from pangu_compile.driver.build import build as build_artifact
+
+    begin = time.perf_counter()
+    with Bars() as bars:
+        artifact = build_artifact(
+            checkpoint, out, target=target, weights=weights, max_context=max_context, progress=bars, ranks=ranks,
+            arch=arch, mtp=not no_mtp, validate=validate, dump_ir=dump_ir,
+        )  # fmt: skip
+    size = sum(p.stat().st_size for p in artifact.path.rglob("*") if p.is_file())
+    seconds = time.perf_counter() - begin
+    print(f"built {artifact.path} ({size / 1e6:.1f} MB) in {seconds:.1f} s", file=sys.stderr)

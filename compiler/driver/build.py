@@ -1,0 +1,167 @@
+"""`pangu_compile.build`: checkpoint in, artifact out. The only place that knows every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pangu_compile.errors import CompileError, UserError
+
+from .artifact import Artifact, ArtifactWriter, check_destination
+from .checkpoint import Checkpoint
+from .emit import Job, emit, runtime_files
+from .options import BuildOptions, make_options
+from .progress import Progress, Silent
+from .toolchain import arch_flags, find_compiler
+
+if TYPE_CHECKING:
+    import torch
+
+    from pangu_compile.ir import Module
+    from pangu_compile.models.config import OpenPanguConfig
+    from pangu_compile.plan import Plan
+
+ReadWeight = Callable[[str], np.ndarray]
+
+
+def build(
+    checkpoint: str | Path,
+    out: str | Path,
+    target: str = "cpu",
+    weights: str = "f32",
+    max_context: int | None = None,
+    model: torch.nn.Module | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Artifact:
+    """Compile a Hugging Face checkpoint folder into the artifact `out`.
+
+    Args:
+        max_context: longest sequence, in tokens; None: the model's own, at most 4096.
+        model: an edited OpenPanguForCausalLM to compile instead of the reference. Its parameters on the meta device
+            are read from the checkpoint, all others are taken from the module.
+        options: further fields of BuildOptions (arch, mtp, validate, dump_ir, max_chunk).
+    Returns:
+        The finished artifact; an earlier artifact at `out` is replaced only when the new one is complete.
+    Raises:
+        UserError: a bad checkpoint, option or destination.
+        CompileError: an operator that is not covered, or a C++ compiler that fails.
+    """
+    chosen = make_options(target=target, weights=weights, max_context=max_context, **options)
+    bar = progress or Silent()
+    check_destination(Path(out))
+    opened = Checkpoint.open(checkpoint)
+    tools = find_compiler(chosen.compiler)
+    arch_flags(tools, chosen.arch)
+    runtime_files()
+    config = load_config(opened)
+    context = chosen.context(config.max_position_embeddings)
+    read = canonical_reader(opened, config, model)
+    plan = make_model_plan(config, chosen, context, model, bar)
+    manifest = {
+        "model_type": str(opened.config.get("model_type", "")),
+        "config": opened.config,
+        "eos_token_ids": eos_token_ids(opened),
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_drafts": config.num_nextn_predict_layers if chosen.mtp else 0,
+    }
+    job = Job(plan, read, chosen, tools, manifest, tuple(opened.tokenizer_files()))
+    with ArtifactWriter(out) as writer:
+        return emit(job, writer, bar)
+
+
+def load_config(checkpoint: Checkpoint) -> OpenPanguConfig:
+    """The checked configuration; UserError names the bad field."""
+    from pangu_compile.models.config import OpenPanguConfig
+
+    try:
+        return OpenPanguConfig.from_dict(checkpoint.config)
+    except UserError as error:
+        raise UserError(f"{checkpoint.folder / 'config.json'}: {error}") from error
+
+
+def make_model_plan(
+    config: OpenPanguConfig, options: BuildOptions, context: int, model: torch.nn.Module | None, progress: Progress
+) -> Plan:
+    """Trace, optimise and plan a model; nothing is read from disk."""
+    from pangu_compile.models.programs import build_programs
+    from pangu_compile.trace import trace_programs
+
+    progress.stage("tracing", 1)
+    specs = build_programs(config, mtp=options.mtp, lm=model)  # type: ignore[arg-type]
+    module = trace_programs(specs)
+    module.info.update(
+        vocab_size=config.vocab_size, hidden_size=config.hidden_size,
+        num_drafts=config.num_nextn_predict_layers if options.mtp else 0,
+    )  # fmt: skip
+    progress.advance(1)
+    return optimise_and_plan(module, options, context, progress)
+
+
+def optimise_and_plan(
+    module: Module, options: BuildOptions, context: int, progress: Progress, dims: Mapping[str, int] | None = None
+) -> Plan:
+    """The pass table and the planner; broken invariants of the compiler become CompileError."""
+    from pangu_compile.ir import IRError
+    from pangu_compile.passes import run_passes
+    from pangu_compile.plan import PlanOptions, make_plan
+
+    progress.stage("optimising", 2)
+    try:
+        run_passes(module, validate=options.validate, dump_dir=options.dump_ir)
+        progress.advance(1)
+        limits = PlanOptions(max_context=context, max_chunk=options.max_chunk, max_dims=dict(dims or {}))
+        plan = make_plan(module, limits)
+    except IRError as error:
+        raise CompileError(" ".join(str(error).split())) from error
+    except OSError as error:
+        raise UserError(f"cannot write {options.dump_ir}: {error.strerror}") from error
+    progress.advance(1)
+    return plan
+
+
+def module_tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Parameters and buffers that hold data (not on the meta device), by name."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: value.detach().cpu().numpy() for name, value in tensors if value.device.type != "meta"}
+
+
+def canonical_reader(
+    checkpoint: Checkpoint, config: OpenPanguConfig, model: torch.nn.Module | None = None
+) -> ReadWeight:
+    """A function from canonical parameter name to float32 array; at most one parameter is in memory at a time.
+
+    Raises:
+        UserError: tensors are missing, left over, or of the wrong shape (at once, before anything is read).
+    """
+    from pangu_compile.models.tensors import bind
+
+    own = module_tensors(model) if model is not None else {}
+    binding = bind(config, checkpoint.tensors)
+
+    def read(name: str) -> np.ndarray:
+        if name in own:
+            return own[name]
+        if name not in binding:
+            raise UserError(f"{checkpoint.folder}: the model reads parameter {name}, which the checkpoint lacks")
+        return binding[name].read(checkpoint.read)
+
+    return read
+
+
+def eos_token_ids(checkpoint: Checkpoint) -> list[int]:
+    """The stop tokens of config.json, else of generation_config.json."""
+    from .checkpoint import read_json_object
+
+    value = checkpoint.config.get("eos_token_id")
+    generation = checkpoint.folder / "generation_config.json"
+    if value is None and generation.is_file():
+        value = read_json_object(generation).get("eos_token_id")
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise UserError(f"{checkpoint.folder / 'config.json'}: eos_token_id must be a token id or a list of them")
+    return values

@@ -1,0 +1,159 @@
+"""From plan to artifact: weights, sources, library, manifest. Shared by model builds and compiled torch modules."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+
+from pangu_compile.errors import CompileError
+
+from .artifact import Artifact, ArtifactWriter, json_text
+from .options import BuildOptions
+from .progress import Progress
+from .safetensors_file import Layout, LayoutWriter
+from .toolchain import COMPILE_FLAGS, Toolchain, arch_flags, build_library, compile_flags, required_features
+
+if TYPE_CHECKING:
+    from pangu_compile.plan import Plan
+
+WEIGHTS = "weights.safetensors"
+LIBRARY = "lib/libpangu_model.so"
+INCLUDES = (".", "core", "../include")  # relative to src/
+SAFETENSORS_DTYPES = {"f32": "F32", "f64": "F64", "i64": "I64", "i32": "I32", "bool": "BOOL", "bf16": "BF16"}
+
+ReadWeight = Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artifact to write. `manifest` holds the entries that the caller knows (config, model type, ...)."""
+
+    plan: Plan
+    read: ReadWeight
+    options: BuildOptions
+    tools: Toolchain
+    manifest: dict[str, Any]
+    extra_files: tuple[Path, ...] = ()
+
+
+def runtime_files() -> tuple[list[Path], list[Path]]:
+    """Sources of the runtime core, and its public headers.
+
+    Raises:
+        CompileError: the installation lacks them.
+    """
+    import pangu_compile.runtime as runtime
+
+    root = Path(next(iter(runtime.__path__)))
+    core = sorted(p for p in (root / "core").glob("*") if p.suffix in (".h", ".hpp", ".cpp", ".cc", ".c", ".inc"))
+    include = sorted((root / "include").glob("*.h"))
+    if not include or not any(p.suffix == ".cpp" for p in core):
+        raise CompileError(f"the runtime core is missing from {root}; install pangu-compile again")
+    return core, include
+
+
+def emit(job: Job, writer: ArtifactWriter, progress: Progress) -> Artifact:
+    """Write everything into `writer` and commit it."""
+    layout = Layout((w.name, SAFETENSORS_DTYPES[w.dtype], tuple(w.shape)) for w in job.plan.weights)
+    sources = _write_sources(job, layout.offsets(), writer)
+    _write_weights(job, layout, writer, progress)
+    _compile(job, sources, writer, progress)
+    writer.write("plan.json", json_text(job.plan.to_json()))
+    for file in job.extra_files:
+        writer.copy(file, file.name)
+    progress.stage("finishing", 1)
+    artifact = writer.commit(_manifest(job, layout))
+    progress.advance(1)
+    return artifact
+
+
+def _write_weights(job: Job, layout: Layout, writer: ArtifactWriter, progress: Progress) -> None:
+    progress.stage("weights", max(layout.total, 1))
+    with writer.stream(WEIGHTS) as stream:
+        out = LayoutWriter(layout, stream)
+        progress.advance(len(layout.header))
+        for planned in job.plan.weights:
+            values = planned.compute(job.read)
+            out.add(planned.name, values)
+            progress.advance(values.nbytes)
+        out.finish()
+
+
+def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter) -> list[str]:
+    """src/ and include/; returns what is to be compiled, relative to src/."""
+    from pangu_compile.codegen.cpu import generate
+
+    generated = generate(job.plan, dict(offsets))
+    for name in sorted(generated):
+        writer.write(f"src/{name}", generated[name])
+    core, include = runtime_files()
+    for path in core:
+        writer.copy(path, f"src/core/{path.name}")
+    for path in include:
+        writer.copy(path, f"include/{path.name}")
+    names = sorted(generated) + [f"core/{path.name}" for path in core]
+    sources = [name for name in names if name.endswith((".cpp", ".cc", ".c"))]
+    writer.write("src/CMakeLists.txt", _cmake(job, sources))
+    return sources
+
+
+def _cmake(job: Job, sources: list[str]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
+        autoescape=False, keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.get_template("CMakeLists.txt.jinja").render(
+        name_hint="NAME.pangu", sources=sources, private_includes=list(INCLUDES[:-1]),
+        flags=[flag for flag in COMPILE_FLAGS if flag not in ("-fPIC", "-pthread", "-pipe")],
+        arch_flags=list(arch_flags(job.tools, job.options.arch)),
+    )  # fmt: skip
+
+
+def _compile(job: Job, sources: list[str], writer: ArtifactWriter, progress: Progress) -> None:
+    progress.stage("compiling", len(sources) + 1)
+    with tempfile.TemporaryDirectory(prefix="pangu-objects-") as scratch:
+        build_library(
+            job.tools, compile_flags(job.tools, job.options), writer.root.resolve() / "src", sources, INCLUDES,
+            writer.path(LIBRARY).resolve(), Path(scratch), job.options.jobs, progress.advance,
+        )  # fmt: skip
+
+
+def _manifest(job: Job, layout: Layout) -> dict[str, Any]:
+    from pangu_compile import __version__
+
+    plan = job.plan
+    flags = compile_flags(job.tools, job.options)
+    return {
+        "producer": {"name": "pangu-compile", "version": __version__},
+        "role": plan.info["role"],
+        **job.manifest,
+        "target": job.options.target,
+        "weights": job.options.weights,
+        "max_context": plan.max_context,
+        "max_chunk": plan.max_chunk,
+        "options": job.options.recorded(),
+        "entry_points": {"library": LIBRARY, "weights": WEIGHTS, "header": "include/pangu_runtime.h"},
+        "cpu": {"machine": job.tools.machine, "flags": flags, "requires": required_features(job.tools, flags)},
+        "programs": {
+            name: {
+                "dims": list(p.dims),
+                "inputs": [role.key for role in p.params if role.kind == "input"],
+                "outputs": [role.key for role in p.outputs if role.kind == "output"],
+                "arena_bytes": p.arena_bytes,
+            }
+            for name, p in plan.programs.items()
+        },
+        "tensors": {
+            e.name: {"dtype": e.dtype, "shape": list(e.shape), "offset": e.offset, "nbytes": e.nbytes}
+            for e in layout.entries.values()
+        },
+        "states": [
+            {"name": s.name, "dtype": s.dtype, "width": s.width, "rows": s.rows, "owner": s.owner} for s in plan.states
+        ],
+    }

@@ -1,0 +1,97 @@
+"""Build options: one frozen record. The environment is read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pangu_compile.errors import UserError
+
+TARGETS = ("cpu", "ascend910b", "ascend910_93", "torch_npu")
+WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4")
+ARCHS = ("native", "x86-64-v3", "aarch64")
+AVAILABLE_TARGETS = ("cpu",)
+AVAILABLE_WEIGHTS = ("f32",)
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Everything that a build depends on besides the checkpoint.
+
+    max_context: None picks min(the model's max_position_embeddings, 4096).
+    max_chunk: tokens of one prefill call; None lets the planner choose by the scratch memory that it costs.
+    compiler: the C++ compiler command, None looks for one.
+    """
+
+    target: str = "cpu"
+    weights: str = "f32"
+    max_context: int | None = None
+    max_chunk: int | None = None
+    arch: str = "native"
+    mtp: bool = True
+    validate: bool = False
+    dump_ir: Path | None = None
+    ranks: int = 1
+    compiler: str | None = None
+    jobs: int = 2
+
+    def __post_init__(self) -> None:
+        _choice("target", self.target, TARGETS, AVAILABLE_TARGETS)
+        _choice("weights", self.weights, WEIGHT_FORMATS, AVAILABLE_WEIGHTS)
+        _choice("arch", self.arch, ARCHS, ARCHS)
+        for name in ("max_chunk", "ranks", "jobs", "max_context"):
+            value = getattr(self, name)
+            if name.startswith("max_") and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"{name.replace('_', '-')} must be a whole number of at least 1, not {value!r}")
+        if self.ranks != 1:
+            raise UserError("ranks: this version builds for one rank only; leave --ranks at 1")
+
+    def context(self, max_position_embeddings: int) -> int:
+        """The context to build for.
+
+        Raises:
+            UserError: it exceeds what the model was made for.
+        """
+        if self.max_context is None:
+            return min(max_position_embeddings, DEFAULT_CONTEXT)
+        if self.max_context > max_position_embeddings:
+            raise UserError(
+                f"max-context {self.max_context} exceeds the model's max_position_embeddings {max_position_embeddings}"
+            )
+        return self.max_context
+
+    def recorded(self) -> dict[str, Any]:
+        """What goes into the manifest: only what changes the artifact, no paths."""
+        return {
+            "target": self.target, "weights": self.weights, "max_chunk": self.max_chunk,
+            "arch": self.arch, "mtp": self.mtp, "ranks": self.ranks,
+        }  # fmt: skip
+
+
+def _choice(name: str, value: str, known: tuple[str, ...], available: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{name} {value!r} is not one of {', '.join(known)}")
+    if value not in available:
+        raise UserError(f"{name} {value!r} is not available in this version; use {', '.join(available)}")
+
+
+def make_options(**options: Any) -> BuildOptions:
+    """BuildOptions from keyword arguments; unknown names are a UserError. Takes the compiler from CXX."""
+    unknown = sorted(set(options) - set(BuildOptions.__dataclass_fields__))
+    if unknown:
+        raise UserError(f"unknown build option {unknown[0]!r}; known: {', '.join(BuildOptions.__dataclass_fields__)}")
+    if options.get("compiler") is None:
+        options["compiler"] = os.environ.get("CXX", "").strip() or None
+    if options.get("dump_ir") is not None:
+        options["dump_ir"] = Path(options["dump_ir"])
+    return BuildOptions(**options)
+
+
+def debug_enabled() -> bool:
+    """PANGU_DEBUG=1 shows the traceback of an unexpected error."""
+    return os.environ.get("PANGU_DEBUG", "") == "1"

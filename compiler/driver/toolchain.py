@@ -1,0 +1,194 @@
+"""The C++ toolchain: finds the compiler, chooses flags, and builds one shared library reproducibly."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pangu_compile.errors import CompileError, UserError
+
+from .options import BuildOptions
+
+CANDIDATES = ("g++", "clang++", "c++")
+
+# No -ffast-math: infinities mark masked keys, and NaN must stay visible.
+COMPILE_FLAGS = (
+    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno",
+    "-fno-trapping-math", "-pthread", "-pipe",
+)  # fmt: skip
+LINK_FLAGS = (
+    "-shared", "-fPIC", "-pthread", "-Wl,--build-id=none", "-Wl,--no-undefined", "-Wl,-soname,libpangu_model.so",
+)  # fmt: skip
+
+# Macros that the compiler defines for an instruction set, and the flag of /proc/cpuinfo that must be there to run it.
+ISA_MACROS = {
+    "__AVX2__": "avx2", "__FMA__": "fma", "__F16C__": "f16c", "__BMI2__": "bmi2", "__AVX512F__": "avx512f",
+    "__AVX512BW__": "avx512bw", "__AVX512DQ__": "avx512dq", "__AVX512VL__": "avx512vl",
+    "__AVX512VNNI__": "avx512_vnni", "__AVX512BF16__": "avx512_bf16", "__AVX512FP16__": "avx512_fp16",
+    "__ARM_NEON": "asimd", "__ARM_FEATURE_SVE": "sve", "__ARM_FEATURE_DOTPROD": "asimddp",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A found compiler. `command` starts it, `machine` is what it compiles for (x86_64, aarch64)."""
+
+    command: tuple[str, ...]
+    machine: str
+
+    @property
+    def is_clang(self) -> bool:
+        return "clang" in Path(self.command[-1]).name
+
+
+def _probe(command: Sequence[str], *args: str) -> str | None:
+    """Output of a quick compiler call, or None where it fails."""
+    try:
+        done = subprocess.run([*command, *args], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def find_compiler(compiler: str | None = None) -> Toolchain:
+    """The compiler asked for (CXX), else the first of g++, clang++, c++ on PATH.
+
+    Raises:
+        UserError: there is none, or the one asked for does not start.
+    """
+    if compiler is not None:
+        try:
+            command = tuple(shlex.split(compiler))
+        except ValueError as error:
+            raise UserError(f"CXX={compiler!r} cannot be read: {error}") from error
+        if not command or shutil.which(command[0]) is None:
+            raise UserError(f"no C++ compiler: CXX={compiler!r} is not an executable; unset CXX or set it to g++")
+    else:
+        found = next((path for name in CANDIDATES if (path := shutil.which(name))), None)
+        if found is None:
+            raise UserError("no C++ compiler found: install g++ or clang++ (apt-get install g++), or set CXX")
+        command = (found,)
+    triple = _probe(command, "-dumpmachine")
+    if triple is None or not triple.strip():
+        raise UserError(f"no working C++ compiler: {shlex.join(command)} -dumpmachine fails; set CXX to g++ or clang++")
+    return Toolchain(command, triple.strip().split("-")[0])
+
+
+def arch_flags(tools: Toolchain, arch: str) -> tuple[str, ...]:
+    """Code generation flags of --arch.
+
+    Raises:
+        UserError: the compiler does not build for that machine.
+    """
+    if arch == "native":
+        if tools.machine != platform.machine():
+            raise UserError(
+                f"arch native: {tools.command[-1]} compiles for {tools.machine}, this is {platform.machine()}; give --arch"
+            )
+        return ("-march=native",) if tools.machine == "x86_64" else ("-mcpu=native",)
+    wanted, flags = {"x86-64-v3": ("x86_64", ("-march=x86-64-v3",)), "aarch64": ("aarch64", ("-march=armv8-a",))}[arch]
+    if tools.machine != wanted:
+        name = tools.command[-1]
+        raise UserError(f"arch {arch}: {name} compiles for {tools.machine}; set CXX to a compiler for {wanted}")
+    return flags
+
+
+def required_features(tools: Toolchain, flags: Sequence[str]) -> list[str]:
+    """Names (as in /proc/cpuinfo) of the instruction sets that code built with `flags` may use."""
+    macros = _probe(tools.command, *flags, "-dM", "-E", "-x", "c++", "/dev/null") or ""
+    defined = {line.split()[1] for line in macros.splitlines() if line.startswith("#define ")}
+    return [feature for macro, feature in ISA_MACROS.items() if macro in defined]
+
+
+def cpu_features() -> set[str] | None:
+    """Flags of this machine's CPU, or None where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return set(value.split())
+    return None
+
+
+def compile_flags(tools: Toolchain, options: BuildOptions) -> list[str]:
+    """Flags that decide the code, without paths: the same list goes into the artifact's CMakeLists.txt."""
+    return [*COMPILE_FLAGS, *arch_flags(tools, options.arch)]
+
+
+def build_library(
+    tools: Toolchain, flags: Sequence[str], root: Path, sources: Sequence[str], includes: Sequence[str], output: Path,
+    scratch: Path, jobs: int = 2, advance: Callable[[int], None] | None = None,
+) -> None:  # fmt: skip
+    """Compile `sources` (relative to `root`, compiled there so that no absolute path gets in) and link `output`.
+
+    Args:
+        scratch: an existing folder for object files.
+        jobs: compilers at once.
+        advance: called with 1 for every finished step (sources + 1 in all).
+    Raises:
+        CompileError: the first error line of the compiler or linker.
+    """
+    objects = [scratch / f"{number:03d}.o" for number in range(len(sources))]
+    commands = []
+    for source, target in zip(sources, objects, strict=True):
+        stable = [] if tools.is_clang else [f"-frandom-seed={source}"]
+        commands.append(
+            [
+                *tools.command, *flags, *stable, f"-ffile-prefix-map={root}=.",
+                *(f"-I{folder}" for folder in includes), "-c", source, "-o", str(target),
+            ]
+        )  # fmt: skip
+    _run_all(commands, root, scratch, jobs, advance or (lambda _: None))
+    link = [*tools.command, *LINK_FLAGS, *map(str, objects), "-o", str(output), "-lm"]
+    _run_all([link], root, scratch, 1, advance or (lambda _: None))
+
+
+def _run_all(
+    commands: list[list[str]], cwd: Path, scratch: Path, jobs: int, advance: Callable[[int], None]
+) -> None:
+    """Run commands, at most `jobs` at once; on the first failure (or Ctrl-C) the others are ended."""
+    waiting = list(enumerate(commands))
+    running: list[tuple[subprocess.Popen[bytes], Path]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                number, command = waiting.pop(0)
+                log = scratch / f"log-{number:03d}"
+                with open(log, "wb") as stream:
+                    try:
+                        process = subprocess.Popen(
+                            command, cwd=cwd, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                        )
+                    except OSError as error:
+                        raise CompileError(f"cannot start {command[0]}: {error.strerror}") from error
+                running.append((process, log))
+            for entry in [e for e in running if e[0].poll() is not None]:
+                running.remove(entry)
+                if entry[0].returncode != 0:
+                    raise CompileError(_failure(entry[0], entry[1]))
+                advance(1)
+            time.sleep(0.01)
+    finally:
+        for process, _ in running:
+            process.kill()
+            process.wait()
+
+
+def _failure(process: subprocess.Popen[bytes], log: Path) -> str:
+    args = process.args
+    name = Path(str(args[0] if isinstance(args, list) else args)).name
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    error = next((line for line in lines if "error" in line.lower() or "undefined reference" in line), None)
+    reason = error or next((line for line in reversed(lines) if line.strip()), f"exit status {process.returncode}")
+    if process.returncode < 0:
+        reason = f"ended by signal {-process.returncode} (out of memory?)"
+    return f"the C++ compiler failed ({name}): {reason.strip()}"
