@@ -89,7 +89,7 @@ def arch_flags(tools: Toolchain, arch: str) -> tuple[str, ...]:
     if arch == "native":
         if tools.machine != platform.machine():
             raise UserError(
-                f"arch native: {tools.command[-1]} compiles for {tools.machine}, this is {platform.machine()}; give --arch"
+                f"arch native: {tools.command[-1]} is for {tools.machine}, this is {platform.machine()}; give --arch"
             )
         return ("-march=native",) if tools.machine == "x86_64" else ("-mcpu=native",)
     wanted, flags = {"x86-64-v3": ("x86_64", ("-march=x86-64-v3",)), "aarch64": ("aarch64", ("-march=armv8-a",))}[arch]
