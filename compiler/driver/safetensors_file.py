@@ -67,8 +67,7 @@ def _entry(file: Path, name: str, entry: Any, base: int) -> TensorInfo:
     dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if dtype not in ITEM_BYTES:
         raise UserError(f"{where} has the unknown dtype {dtype!r}")
-    sizes = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
-    if not sizes:
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise UserError(f"{where} has the bad shape {shape!r}")
     if not (isinstance(span, list) and len(span) == 2 and all(isinstance(n, int) and n >= 0 for n in span)):
         raise UserError(f"{where} has the bad data_offsets {span!r}")
