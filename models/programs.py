@@ -179,7 +179,7 @@ class StepAttention(nn.Module):
             sink_scores = torch.matmul(query.reshape(tokens * heads, width), sink_keys.t()).view(tokens, heads, sinks)
             scores = torch.cat([sink_scores, scores], -1)
         weights = torch.softmax(scores, -1)
-        own = weights[..., sinks:]
+        own = weights[..., sinks:].clone(memory_format=torch.contiguous_format)  # compact, so that the reshapes below ask nothing of symbolic strides
         values = keys[..., : c.kv_lora_rank]
         if keys.dim() == 2:
             flat = own.reshape(tokens * heads, keys.shape[0])
@@ -187,7 +187,7 @@ class StepAttention(nn.Module):
         else:
             mixed = torch.matmul(own, values)
         if sinks:
-            flat = weights[..., :sinks].reshape(tokens * heads, sinks)
+            flat = weights[..., :sinks].clone(memory_format=torch.contiguous_format).reshape(tokens * heads, sinks)
             mixed = mixed + torch.matmul(flat, sink_latent).view(tokens, heads, c.kv_lora_rank)
         return mixed
 

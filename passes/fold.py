@@ -128,8 +128,8 @@ def fold_weights(module: Module) -> None:
     for program in module.programs.values():
         graph = program.graph
         weights = {v: r.key for v, r in zip(graph.params, program.params, strict=True) if r.kind == "weight"}
-        for root in _fold_roots(graph, set(weights)):
-            folded, sources = _extract(graph, root, "fold")
+        roots = _fold_roots(graph, set(weights))
+        for root, (folded, sources) in [(root, _extract(graph, root, "fold")) for root in roots]:
             graph.replace_uses({root: _declare(module, program, folded, [weights[s] for s in sources], known)})
         dead_code(graph)
     _drop_unused_params(module)

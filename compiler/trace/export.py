@@ -25,7 +25,7 @@ def _export(module: torch.nn.Module, args: Sequence[torch.Tensor], dynamic: Sequ
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.export").setLevel(logging.ERROR)
-            exported = torch.export.export(module, tuple(args), dynamic_shapes=_nested(module, dynamic))
+            exported = torch.export.export(module, tuple(args), dynamic_shapes=_nested(module, dynamic), prefer_deferred_runtime_asserts_over_guards=True)
             return exported.run_decompositions()
     except Exception as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
