@@ -11,12 +11,14 @@ A rejected draft is undone by setting the length back: rows past it are masked b
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .config import OpenPanguConfig
+from .outlining import outlined
 from .program_spec import ProgramSpec, StateSpec
 from .reference import OpenPanguForCausalLM
 
@@ -91,7 +93,7 @@ class StepAttention(nn.Module):
 
     def __init__(self, attn: nn.Module, config: OpenPanguConfig, layer: int):
         super().__init__()
-        self.attn, self.c, self.layer = attn, config, layer
+        self.attn, self.c = attn, config
         self.kind = config.attention_kind(layer)
         self.window = config.window(layer) if self.kind == "swa" else 0
         if config.use_mome:
@@ -262,15 +264,16 @@ class StepLayer(nn.Module):
 
     def __init__(self, layer: nn.Module, config: OpenPanguConfig, index: int):
         super().__init__()
-        self.layer, self.c, self.index = layer, config, index
+        self.layer, self.c = layer, config
+        self.normed_after = index in config.block_post_layernorm_idx
         self.attention = StepAttention(layer.self_attn, config, index)
         self.ffn = StepMoE(layer.mlp, config) if config.is_moe(index) else layer.mlp
 
-    def forward(self, x: Tensor, start: Tensor, positions: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """x [T, n, H] with mHC, else [T, H]."""
+    def forward(self, x: Tensor, start: Tensor, positions: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """x [T, n, H] with mHC, else [T, H]; returns x and the new states."""
         layer, c = self.layer, self.c
         y, post, res = layer.attn_mhc_module.pre(x) if c.use_mhc else (x, None, None)
-        attended, new_states = self.attention(layer.input_layernorm(y), start, positions, states)
+        attended, new_states = self.attention(layer.input_layernorm(y), start, positions, list(states))
         if c.sandwich_norm:
             attended = layer.post_attention_layernorm(attended)
         x = layer.attn_mhc_module.post(x, attended, post, res) if c.use_mhc else x + attended
@@ -280,9 +283,20 @@ class StepLayer(nn.Module):
         if c.sandwich_norm:
             out = layer.post_mlp_layernorm(out)
         x = layer.mlp_mhc_module.post(x, out, post, res) if c.use_mhc else x + out
-        if self.index in c.block_post_layernorm_idx:
-            x = layer.block_post_layernorm(x.reshape(x.shape[0], -1)).view(x.shape)
-        return x, new_states
+        if self.normed_after:
+            x = layer.block_post_layernorm(x.flatten(1)).view(x.shape)
+        return (x, *new_states)
+
+
+def like_states(args: Sequence[Tensor], specs: Sequence[StateSpec], tokens: int) -> list[Tensor]:
+    """Empty tensors shaped like the new states of `args` after `tokens` rows."""
+    grown = [s.shape[0] + tokens if spec.rows is None else s.shape[0] for s, spec in zip(args, specs, strict=True)]
+    return [s.new_empty(rows, s.shape[1]) for s, rows in zip(args, grown, strict=True)]
+
+
+def layer_shapes(specs: Sequence[StateSpec]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """Shapes of a layer's results from its arguments (x, start, positions, *states)."""
+    return lambda args: [args[0].new_empty(args[0].shape), *like_states(args[3:], specs, args[0].shape[0])]
 
 
 class Step(nn.Module):
@@ -303,12 +317,34 @@ class Step(nn.Module):
             x = x[:, None, :].expand(-1, c.mhc_num_stream, -1)
         new_states: list[Tensor] = []
         at = 0
-        for layer, specs in zip(self.layers, self.specs, strict=True):
-            x, updated = layer(x, start, positions, list(states[at : at + len(specs)]))
+        for i, (layer, specs) in enumerate(zip(self.layers, self.specs, strict=True)):
+            own = states[at : at + len(specs)]
+            x, *updated = outlined(layer, f"layers.{i}", (x, start, positions, *own), layer_shapes(specs))
             new_states += updated
             at += len(specs)
         hidden = trunk.merge_mhc_module.merge(x) if c.use_mhc else x
         return (self.lm.logits_from_hidden(hidden[rows]), hidden, *new_states)
+
+
+class DraftBlock(nn.Module):
+    """One MTP block: embedded tokens and the hidden rows of the level below, a plain residual around both branches."""
+
+    def __init__(self, block: nn.Module, config: OpenPanguConfig, index: int):
+        super().__init__()
+        self.block, self.c = block, config
+        self.attention = StepAttention(block.self_attn, config, index)
+        self.ffn = StepMoE(block.mlp, config) if config.is_moe(index) else block.mlp
+
+    def forward(
+        self, hidden: Tensor, start: Tensor, positions: Tensor, embedded: Tensor, *states: Tensor
+    ) -> tuple[Tensor, ...]:
+        block, c = self.block, self.c
+        x = block.eh_proj(torch.cat([block.enorm(embedded), block.hnorm(hidden)], -1))
+        attended, new_states = self.attention(block.input_layernorm(x), start, positions, list(states))
+        x = x + (block.post_attention_layernorm(attended) if c.sandwich_norm else attended)
+        normed = (block.pre_mlp_layernorm if c.sandwich_norm else block.post_attention_layernorm)(x)
+        out = self.ffn(normed)
+        return (x + (block.post_mlp_layernorm(out) if c.sandwich_norm else out), *new_states)
 
 
 class Draft(nn.Module):
@@ -321,23 +357,18 @@ class Draft(nn.Module):
         super().__init__()
         self.lm, self.c, self.head = lm, config, head
         index = config.num_hidden_layers + head - 1
-        self.block = lm.model.layers[index]
-        self.attention = StepAttention(self.block.self_attn, config, index)
-        self.ffn = StepMoE(self.block.mlp, config) if config.is_moe(index) else self.block.mlp
-        self.specs = [self.attention.states(f"mtp.{head}", head)]
+        self.block = DraftBlock(lm.model.layers[index], config, index)
+        self.specs = [self.block.attention.states(f"mtp.{head}", head)]
 
     def forward(
         self, tokens: Tensor, hidden: Tensor, start: Tensor, rows: Tensor, *states: Tensor
     ) -> tuple[Tensor, ...]:
-        block, c = self.block, self.c
         positions = start + (self.head - 1) + torch.arange(tokens.shape[0], device=tokens.device)
-        embedded = block.enorm(self.lm.model.embed_tokens(tokens))
-        x = block.eh_proj(torch.cat([embedded, block.hnorm(hidden)], -1))
-        attended, new_states = self.attention(block.input_layernorm(x), start, positions, list(states))
-        x = x + (block.post_attention_layernorm(attended) if c.sandwich_norm else attended)
-        normed = (block.pre_mlp_layernorm if c.sandwich_norm else block.post_attention_layernorm)(x)
-        out = self.ffn(normed)
-        x = x + (block.post_mlp_layernorm(out) if c.sandwich_norm else out)
+        args = (hidden, start, positions, self.lm.model.embed_tokens(tokens), *states)
+        specs = self.specs[0]
+        x, *new_states = outlined(
+            self.block, "block", args, lambda a: [a[0].new_empty(a[0].shape), *like_states(a[4:], specs, a[0].shape[0])]
+        )
         return (self.lm.mtp_logits(self.head, x[rows]), x, *new_states)
 
 

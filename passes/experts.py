@@ -34,6 +34,8 @@ def _tokens(value: Value, index: Value, builder: Builder) -> Value:
     """The right operand as [T, I] where one row serves all k experts, else as [T, k, I]."""
     tokens, k = index.type.shape
     inner = value.type.shape[-2]
+    if value.type.rank == 4 and same_dim(value.type.shape[1], 1) and not same_dim(k, 1):
+        return builder.reshape(value, (tokens, inner))
     source = _through_reshape(value)
     if source.producer is not None and source.producer.op == "broadcast":
         base = source.producer.inputs[0]

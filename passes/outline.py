@@ -82,7 +82,7 @@ def _outline_program(module: Module, program: Program, known: dict[tuple[object,
         inputs, results = _boundary(run, users, outputs)
         key = _key(run, inputs, results, roles)
         if key not in known:
-            known[key] = f"layer_{len(known)}"
+            known[key] = f"block_{len(module.functions)}"
             module.functions[known[key]], _ = _function(known[key], run, inputs, results)
         call = Node("call", inputs, {"function": known[key]}, region(run[0].loc))
         call.outputs = [Value("", v.type, call, i) for i, v in enumerate(results)]

@@ -116,7 +116,7 @@ def _compare(op: str) -> Handler:
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     handles(f"{_name}.Tensor", f"{_name}.Scalar")(_compare(_name))
 for _name in ("and", "or"):
-    for _full in (f"logical_{_name}.default", f"bitwise_{_name}.Tensor"):
+    for _full in (f"logical_{_name}.default", f"bitwise_{_name}.Tensor", f"__{_name}__.Tensor"):
         handles(_full)(_binary(f"logical_{_name}"))
 handles("logical_not.default", "bitwise_not.default")(_unary("logical_not"))
 
@@ -156,7 +156,8 @@ def _gelu(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
 # Views, copies, constants.
 
 
-@handles("view.default", "_unsafe_view.default", "reshape.default", "squeeze.dims", "squeeze.dim", "unsqueeze.default")
+@handles("view.default", "_unsafe_view.default", "reshape.default", "squeeze.dims", "squeeze.dim", "unsqueeze.default",
+         "flatten.using_ints")  # fmt: skip
 def _reshape(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
     return im.build.reshape(args[0], _out_type(im, node).shape)
 
@@ -217,7 +218,7 @@ def _select(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
     return im.build.reshape(part, tuple(d for i, d in enumerate(x.type.shape) if i != axis))
 
 
-@handles("split_with_sizes.default", "split.Tensor")
+@handles("split_with_sizes.default", "split.Tensor", "chunk.default")
 def _split(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> list[Value]:
     x, axis = args[0], args[2] if len(args) > 2 else 0
     axis %= x.type.rank
@@ -236,7 +237,8 @@ def _cat(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
     return im.build("concat", *[im.build.cast(v, target.dtype) for v in args[0]], axis=axis)
 
 
-@handles("clone.default", "alias.default", "detach.default", "lift_fresh_copy.default", "_to_copy.default", "contiguous.default")
+@handles("clone.default", "alias.default", "detach.default", "lift_fresh_copy.default", "_to_copy.default", "contiguous.default",
+         "to.dtype", "to.device", "to.dtype_layout", "type_as.default")  # fmt: skip
 def _copy(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
     return im.build.cast(args[0], _out_type(im, node).dtype)
 
@@ -251,7 +253,7 @@ def _full(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
     return im.build("broadcast", value, shape=target.shape) if target.rank else value
 
 
-@handles("arange.start_step", "arange.default")
+@handles("arange.start_step", "arange.start", "arange.default")
 def _arange(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
     target = _out_type(im, node)
     start, step = (args[0], args[2] if len(args) > 2 else 1) if len(args) > 1 else (0, 1)
@@ -391,6 +393,51 @@ def _addmm(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
         product = im.build("mul", product, im.scalar(kw["alpha"], dtype))
     bias = args[0] if kw.get("beta", 1) == 1 else im.build("mul", args[0], im.scalar(kw["beta"], dtype))
     return im.build("add", product, bias)
+
+
+@handles("matmul.default")
+def _matmul(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
+    """Batched where both are; a matrix on the right takes all the left's rows at once."""
+    a, b = args
+    if a.type.rank < 2 or b.type.rank < 2:
+        raise IRError(f"{im.graph.name}: matmul of a vector is not covered ({im.build.loc})")
+    if a.type.rank > 2 and b.type.rank == 2:
+        rows = dim(a.type.numel / a.type.shape[-1])
+        flat = im.build("matmul", im.build.reshape(a, (rows, a.type.shape[-1])), b)
+        return im.build.reshape(flat, _out_type(im, node).shape)
+    return im.build("matmul", a, b)
+
+
+@handles("linear.default")
+def _linear(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
+    x, weight, bias = [*args, None][:3]
+    if x.type.rank < 1:
+        raise IRError(f"{im.graph.name}: linear of a scalar is not covered ({im.build.loc})")
+    rows = dim(x.type.numel / x.type.shape[-1])
+    product = im.build("matmul", im.build.reshape(x, (rows, x.type.shape[-1])), im.build("transpose", weight, perm=(1, 0)))
+    if bias is not None:
+        product = im.build("add", product, bias)
+    return im.build.reshape(product, _out_type(im, node).shape)
+
+
+@handles("masked_fill.Scalar")
+def _masked_fill(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
+    x, mask, value = args
+    return im.build("where", mask, im.scalar(value, x.type.dtype), x)
+
+
+@handles("narrow.default")
+def _narrow(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
+    x, axis, start = args[0], args[1] % args[0].type.rank, args[2]
+    begin = _bound(start, x.type.shape[axis])
+    return im.build("slice", x, axis=axis, start=begin, stop=dim(begin + _out_type(im, node).shape[axis]))
+
+
+@handles("index_copy.default")
+def _index_copy(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
+    if args[1] % args[0].type.rank != 0:
+        raise IRError(f"{im.graph.name}: index_copy along an inner axis is not covered ({im.build.loc})")
+    return im.build("put_rows", args[0], args[2], args[3])
 
 
 @handles("native_layer_norm.default")

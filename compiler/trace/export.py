@@ -6,18 +6,21 @@ import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.export import Dim
 
 from pangu_compile.errors import CompileError
-from pangu_compile.ir import IRError, Module, Role, StateInfo, verify_module
+from pangu_compile.ir import DType, IRError, Module, Role, StateInfo, Value, verify_module
+from pangu_compile.models.outlining import recording, structure
 from pangu_compile.models.program_spec import ProgramSpec
 
 from .importer import ImportedWeights, import_program
 
-APPEND_EXAMPLE = 11  # rows of the example cache; stands for S and differs from the examples of T and M
+# Example sizes of the symbolic dimensions: arbitrary, all different, and unlike each other's sums.
+EXAMPLES = {"T": 7, "M": 5, "S": 11}
 
 
 def _export(module: torch.nn.Module, args: Sequence[torch.Tensor], dynamic: Sequence[Any], what: str) -> torch.export.ExportedProgram:
@@ -42,32 +45,88 @@ def _nested(module: torch.nn.Module, shapes: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _state_example(width: int, rows: int | None, device: torch.device) -> torch.Tensor:
-    return torch.zeros(rows if rows is not None else APPEND_EXAMPLE, width, device=device)
+    return torch.zeros(rows if rows is not None else EXAMPLES["S"], width, device=device)
 
 
 def trace_programs(specs: Sequence[ProgramSpec]) -> Module:
     """IR module of the programs; weights and states are shared by name.
 
+    Modules called through `models.outlining.outlined` are exported once per structure and become functions.
+
     Raises:
         CompileError: torch.export refuses the module, or an operator is not covered (named, with its module path).
     """
     result = Module(info={"role": specs[0].role})
+    known: dict[Any, OutlinedFunction] = {}
     for spec in specs:
-        dims = {name: Dim(name, min=2) for name in ("T", "S", "M")}
         device = spec.inputs[0][1].device
         states = [_state_example(s.width, s.rows, device) for s in spec.states]
-        shapes: list[Any] = [{0: dims[axis]} if axis else None for _, _, axis in spec.inputs]
-        shapes += [{0: dims["S"]} if s.rows is None else None for s in spec.states]
-        exported = _export(spec.module, [*(t for _, t, _ in spec.inputs), *states], shapes, spec.name)
-        params = [Role("input", name) for name, _, _ in spec.inputs] + [Role("state", s.name) for s in spec.states]
-        outputs = [Role("output", name) for name in spec.outputs] + [Role("state", s.name) for s in spec.states]
         axes = [{0: axis} if axis else {} for _, _, axis in spec.inputs]
         axes += [{0: "S"} if s.rows is None else {} for s in spec.states]
-        _import(result, spec.name, exported, params, outputs, axes, spec.aliases, ("T", "S", "M"))
+        params = [Role("input", name) for name, _, _ in spec.inputs] + [Role("state", s.name) for s in spec.states]
+        outputs = [Role("output", name) for name in spec.outputs] + [Role("state", s.name) for s in spec.states]
+        args = [*(t for _, t, _ in spec.inputs), *states]
+        with recording() as record:
+            exported = _export(spec.module, args, _shapes(axes), spec.name)
+        outlines = Outlines(spec.module, record.paths, spec.aliases, known, result)
+        _import(result, spec.name, exported, params, outputs, axes, spec.aliases, ("T", "S", "M"), outlines)
         for s in spec.states:
             result.states[s.name] = StateInfo(s.name, "f32", s.width, s.rows, s.owner)
     _verify(result)
     return result
+
+
+def _shapes(axes: Sequence[Mapping[int, str]]) -> list[Any]:
+    dims = {n: Dim(n, min=2) for d in axes for n in d.values()}
+    return [{i: dims[n] for i, n in d.items()} or None for d in axes]
+
+
+@dataclass
+class OutlinedFunction:
+    """A module structure that has been exported: its IR function and the parameter FQNs that follow the arguments."""
+
+    name: str
+    weights: list[str]
+
+
+@dataclass
+class Outlines:
+    """The outlined calls of one program: `resolve` gives function and weights of call number `key`."""
+
+    program: torch.nn.Module
+    paths: list[str]
+    aliases: Mapping[str, str]
+    known: dict[Any, OutlinedFunction]
+    module: Module
+
+    def resolve(self, key: int, operands: Sequence[Value]) -> tuple[str, list[str]]:
+        """Function name, and canonical weight names in the order of its weight parameters."""
+        target = self.program.get_submodule(self.paths[key])
+        kind = (structure(target), tuple(str(v.type) for v in operands))
+        if kind not in self.known:
+            self.known[kind] = self._export(target, operands, self.paths[key])
+        function = self.known[kind]
+        return function.name, [self.aliases[f"{self.paths[key]}.{fqn}"] for fqn in function.weights]
+
+    def _export(self, target: torch.nn.Module, operands: Sequence[Value], path: str) -> OutlinedFunction:
+        """Trace on fresh examples of the operands' types. An axis that is exactly a symbol stays symbolic."""
+        device = next(target.parameters()).device
+        args, axes = [], []
+        for v in operands:
+            sizes = [d if isinstance(d, int) else EXAMPLES[str(d)] for d in v.type.shape]
+            dtype = torch.long if v.type.dtype is DType.i64 else torch.float32
+            args.append(torch.zeros(sizes, dtype=dtype, device=device))
+            axes.append({i: str(d) for i, d in enumerate(v.type.shape) if not isinstance(d, int)})
+        name = f"layer_{len(self.known)}"
+        exported = _export(target, args, _shapes(axes), path)
+        scratch = Module()
+        params = [Role("input", f"a{i}") for i in range(len(args))]
+        _import(scratch, name, exported, params, None, axes, None, (), None, path)
+        program = scratch.programs[name]
+        self.module.functions[name] = program.graph
+        if scratch.constants:
+            raise CompileError(f"{path}: constant tensors in an outlined module are not covered; make them parameters")
+        return OutlinedFunction(name, [r.key for r in program.params if r.kind == "weight"])
 
 
 def trace_module(
@@ -79,9 +138,7 @@ def trace_module(
     """
     axes = [dict(d) for d in dynamic] if dynamic is not None else [{} for _ in args]
     names = sorted({n for d in axes for n in d.values()})
-    dims = {n: Dim(n, min=2) for n in names}
-    shapes = [{i: dims[n] for i, n in d.items()} or None for d in axes]
-    exported = _export(module.eval(), args, shapes, type(module).__name__)
+    exported = _export(module.eval(), args, _shapes(axes), type(module).__name__)
     result = Module(info={"role": "module"})
     params = [Role("input", f"in{i}") for i in range(len(args))]
     _import(result, "forward", exported, params, None, axes, None, tuple(names))
@@ -92,14 +149,26 @@ def trace_module(
 def _import(
     result: Module, name: str, exported: torch.export.ExportedProgram, params: list[Role], outputs: list[Role] | None,
     axes: Sequence[Mapping[int, str]], aliases: Mapping[str, str] | None, dims: tuple[str, ...],
+    outlines: Outlines | None = None, path: str = "",
 ) -> None:  # fmt: skip
-    weights = ImportedWeights(aliases or {}, result.weights, result.constants)
+    """Import as it is; where an operator is not covered, import once more from torch's decomposed form."""
+
+    def run(form: torch.export.ExportedProgram) -> None:
+        weights = ImportedWeights(aliases or {}, dict(result.weights), dict(result.constants))
+        program = import_program(name, form, params, outputs, axes, weights, outlines, path)
+        program.dims = dims
+        result.programs[name] = program
+        result.weights, result.constants = weights.weights, weights.constants
+
     try:
-        program = import_program(name, exported, params, outputs, axes, weights)
-    except IRError as error:
-        raise CompileError(str(error).splitlines()[0]) from error
-    program.dims = dims
-    result.programs[name] = program
+        run(exported)
+    except IRError:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run(exported.run_decompositions())
+        except IRError as error:
+            raise CompileError(str(error).splitlines()[0]) from error
 
 
 def _verify(module: Module) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import sympy
 import torch
 from torch.export.graph_signature import InputKind
 
-from pangu_compile.ir import DType, Graph, IRError, Program, Role, TensorType, Value, dim, symbol
+from pangu_compile.ir import DType, Graph, IRError, Module, Node, Program, Role, TensorType, Value, dim, symbol
 from pangu_compile.ir.builder import Builder
 from pangu_compile.ir.types import same_shape
 
@@ -36,11 +36,21 @@ class ImportedWeights:
     constants: dict[str, np.ndarray]
 
 
+class OutlineResolver(Protocol):
+    """Finds (exporting it first if need be) the function of an outlined call; see export.Outlines."""
+
+    module: Module
+
+    def resolve(self, key: int, operands: Sequence[Value]) -> tuple[str, list[str]]: ...
+
+
 class Importer:
     """State of one import: FX node -> IR value (or a dimension, a tuple of values, a plain Python value)."""
 
-    def __init__(self, name: str, exported: torch.export.ExportedProgram):
-        self.graph = Graph(name)
+    def __init__(self, name: str, exported: torch.export.ExportedProgram, outlines: OutlineResolver | None, path: str):
+        self.graph, self.outlines, self.path = Graph(name), outlines, path
+        self.weight_params: dict[str, Value] = {}
+        self.weight_roles: list[Role] = []
         self.exported = exported
         self.values: dict[torch.fx.Node, Any] = {}
         self.symbols: dict[sympy.Symbol, sympy.Symbol] = {}
@@ -87,9 +97,12 @@ class Importer:
             self.values[node] = self.dim(fake)
             return
         target = str(node.target)
-        if target in IGNORED:
+        if target in IGNORED or fake is None or isinstance(fake, (bool, torch.SymBool)):
             return
-        self.build.loc = _location(node)
+        self.build.loc = ".".join(p for p in (self.path, _location(node)) if p)
+        if target == "pangu_compile.outlined.default":
+            self.values[node] = self._outlined(node)
+            return
         if target == "<built-in function getitem>":
             self.values[node] = self.values[node.args[0]][node.args[1]]
             return
@@ -102,6 +115,25 @@ class Importer:
         result = handler(self, node, args, kwargs)
         self._check(node, target, result, fake)
         self.values[node] = result
+
+    def _outlined(self, node: torch.fx.Node) -> list[Value]:
+        """A call of the function that the outlined module was traced to; its weights become parameters here."""
+        if self.outlines is None:
+            raise IRError(f"{self.graph.name}: an outlined module inside an outlined module is not covered")
+        operands, key = self.arg(node.args[0]), node.args[1]
+        assert isinstance(key, int)
+        function, weights = self.outlines.resolve(key, operands)
+        callee = self.outlines.module.functions[function]
+        for name, param in zip(weights, callee.params[len(operands) :], strict=True):
+            if name not in self.weight_params:
+                value = Value(name.replace(".", "_"), param.type)
+                self.weight_params[name] = value
+                self.weight_roles.append(Role("weight", name))
+                self.graph.params.append(value)
+        call = Node("call", [*operands, *(self.weight_params[n] for n in weights)], {"function": function}, self.build.loc)
+        call.outputs = [Value("", self.type_of(fake), call, i) for i, fake in enumerate(node.meta["val"])]
+        self.graph.nodes.append(call)
+        return call.outputs
 
     def _check(self, node: torch.fx.Node, target: str, result: Any, fake: Any) -> None:
         results = result if isinstance(result, (list, tuple)) else [result]
@@ -138,10 +170,10 @@ def _location(node: torch.fx.Node) -> str:
 
 def import_program(
     name: str, exported: torch.export.ExportedProgram, inputs: Sequence[Role], outputs: Sequence[Role] | None,
-    axes: Sequence[Mapping[int, str]], weights: ImportedWeights,
+    axes: Sequence[Mapping[int, str]], weights: ImportedWeights, outlines: OutlineResolver | None = None, path: str = "",
 ) -> Program:  # fmt: skip
     """IR program of an export. `axes`: per user input, axis -> dimension name. IRError where something is not covered."""
-    importer = Importer(name, exported)
+    importer = Importer(name, exported, outlines, path)
     kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     placeholders = [n for n in exported.graph.nodes if n.op == "placeholder"]
     users = [n for n in placeholders if kinds[n.name].kind is InputKind.USER_INPUT]
@@ -157,12 +189,18 @@ def import_program(
         roles.append(role)
     for node in placeholders:
         if node in used and node not in importer.values:
-            roles.append(_bind(importer, node, kinds[node.name], weights))
+            role = _bind(importer, node, kinds[node.name], weights)
+            roles.append(role)
+            if role.kind == "weight":
+                importer.weight_params[role.key] = importer.values[node]
     for node in exported.graph.nodes:
         if node.op == "call_function":
             importer.call(node)
     (result,) = next(n for n in exported.graph.nodes if n.op == "output").args
     importer.graph.outputs = [importer.values[n] for n in result]
+    for role in importer.weight_roles:
+        weights.weights.setdefault(role.key, importer.weight_params[role.key].type)
+    roles += importer.weight_roles
     final = list(outputs) if outputs is not None else [Role("output", f"out{i}") for i in range(len(result))]
     importer.graph.rename()
     return Program(importer.graph, roles, final, ())
