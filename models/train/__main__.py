@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/openpangu-2.0-tiny"), help="checkpoint folder")
     parser.add_argument("--work", type=Path, default=Path("build/train"), help="corpus cache and snapshots")
     parser.add_argument("--steps", type=int, help="optimiser steps (default: those of the shipped checkpoint)")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     from pangu_compile.models.train.data import load_corpus
     from pangu_compile.models.train.train import Options, Run

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pangu_compile.models.config import OpenPanguConfig
 from pangu_compile.models.reference import OpenPanguForCausalLM
-from pangu_compile.models.train.tokenizer import BOS
+from pangu_compile.models.train.tokenizer import bos_id
 
 WINDOW, STRIDE = 1024, 512
 PROMPTS = ("In the beginning", "And David said unto Jonathan,", "Blessed are")
@@ -55,7 +55,7 @@ def windows(ids: list[int], bos: int, window: int = WINDOW, stride: int = STRIDE
 @torch.no_grad()
 def score(model: OpenPanguForCausalLM, text: str, tokenizer: Tokenizer) -> dict[str, Any]:
     """Held-out figures of `text`: bits_per_byte, acceptance (per head: its argmax equals the trunk's next), tokens."""
-    bos = tokenizer.token_to_id(BOS)
+    bos = bos_id(tokenizer)
     nats, tokens = 0.0, 0
     heads = model.config.num_nextn_predict_layers
     agreed, counted = [0] * heads, [0] * heads
@@ -81,7 +81,7 @@ def sample(model: OpenPanguForCausalLM, tokenizer: Tokenizer, prompt: str, count
            seed: int = 0) -> str:
     """`count` tokens after the prompt; temperature 0 is greedy."""
     generator = torch.Generator().manual_seed(seed)
-    ids = [tokenizer.token_to_id(BOS), *tokenizer.encode(prompt).ids]
+    ids: list[int] = [bos_id(tokenizer), *tokenizer.encode(prompt).ids]
     for _ in range(count):
         logits: Tensor = model(torch.tensor([ids]))[0, -1]
         if temperature == 0:

@@ -9,7 +9,7 @@ Every piece is compiled once by torch.compile and reused by all layers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,24 +22,26 @@ COMPILE = True
 DTYPE = torch.bfloat16  # of matrix products; the tests compare with the reference in float32
 
 
-def piece(fn: Fn) -> Any:
+def piece(fn: Fn) -> Fn:
     """Compiles `fn` lazily on its first call (so that importing this module stays cheap)."""
     compiled: list[Callable[..., Any]] = []
 
     def call(*args: Any) -> Any:
         if not compiled:
-            from torch._inductor import config as inductor
-
-            inductor.cpp.dynamic_threads = True  # the trainer changes the number of threads
             compiled.append(torch.compile(fn, dynamic=False) if COMPILE else fn)
         return compiled[0](*args)
 
-    return call
+    return cast("Fn", call)
 
 
 def linear(x: Tensor, w: Tensor) -> Tensor:
     """x @ w.T in DTYPE."""
     return F.linear(x.to(DTYPE), w.to(DTYPE))
+
+
+def split_last(x: Tensor, first: int, second: int) -> Tensor:
+    """[..., first * second] -> [..., first, second]."""
+    return x.reshape(*x.shape[:-1], first, second)
 
 
 def norm(x: Tensor, weight: Tensor, eps: float = EPS) -> Tensor:
@@ -132,7 +134,7 @@ def qkv(u: Tensor, w: Weights, cos: Tensor, sin: Tensor, dims: tuple[int, int, i
     heads, nope, rope_dim, v_dim = dims
     batch = u.shape[0]
     qr = norm(conv(linear(u, w["q_a_proj.weight"]), w["qa_conv.weight"], first), w["q_a_layernorm.weight"])
-    q = linear(qr, w["q_b_proj.weight"]).unflatten(-1, (heads, nope + rope_dim))
+    q = split_last(linear(qr, w["q_b_proj.weight"]), heads, nope + rope_dim)
     q = torch.cat([q[..., :nope].float(), rope(q[..., nope:], cos, sin)], -1)
     kv = linear(u, w["kv_a_proj_with_mqa.weight"])
     rank = kv.shape[-1] - rope_dim
@@ -141,7 +143,7 @@ def qkv(u: Tensor, w: Weights, cos: Tensor, sin: Tensor, dims: tuple[int, int, i
     sinks = w["param_sink_compressed_kv"].shape[0]
     c = torch.cat([w["param_sink_compressed_kv"].expand(batch, sinks, rank), c], 1)
     k_pe = torch.cat([w["param_sink_k_pe"].expand(batch, sinks, rope_dim), k_pe], 1)
-    both = linear(norm(c, w["kv_a_layernorm.weight"]), w["kv_b_proj.weight"]).unflatten(-1, (heads, nope + v_dim))
+    both = split_last(linear(norm(c, w["kv_a_layernorm.weight"]), w["kv_b_proj.weight"]), heads, nope + v_dim)
     k = torch.cat([both[..., :nope].float(), k_pe[:, :, None].expand(-1, -1, heads, -1)], -1)
     q = q * (nope + rope_dim) ** -0.5
     return q.to(DTYPE), k.to(DTYPE), both[..., nope:], qr
@@ -150,16 +152,16 @@ def qkv(u: Tensor, w: Weights, cos: Tensor, sin: Tensor, dims: tuple[int, int, i
 @piece
 def swa(q: Tensor, k: Tensor, v: Tensor, sinks: int, window: int, first: Tensor) -> Tensor:
     """Sliding-window attention in blocks of one window: [B, T, heads * v]."""
-    blocks = q.shape[1] // window
+    blocks, heads = q.shape[1] // window, (q.shape[0], q.shape[2])
 
     def split(x: Tensor) -> tuple[Tensor, Tensor]:
         sink = x[:, :sinks].transpose(1, 2)[:, :, None].expand(-1, -1, blocks, -1, -1)
-        real = x[:, sinks:].transpose(1, 2).unflatten(2, (blocks, window))
+        real = x[:, sinks:].transpose(1, 2).reshape(*heads, blocks, window, -1)
         before = F.pad(real, (0, 0, 0, 0, 1, 0))[:, :, :-1]
         return sink, torch.cat([before, real], 3)
 
     (k_sink, k_real), (v_sink, v_real) = split(k), split(v)
-    qb = q.transpose(1, 2).unflatten(2, (blocks, window))
+    qb = q.transpose(1, 2).reshape(*heads, blocks, window, -1)
     keys = torch.cat([k_sink, k_real], 3)
     scores = (qb @ keys.transpose(-1, -2)).float()
     at = torch.arange(window)
@@ -178,13 +180,14 @@ def index_scores(u: Tensor, qr: Tensor, w: Weights, cos: Tensor, sin: Tensor, he
     """The lightning indexer's scores [B, T, T] (query, key) in float32, before any mask; inputs are detached."""
     u, qr = u.detach(), qr.detach()
     rope_dim = 2 * cos.shape[-1]
-    qi = linear(qr, w["indexer.wq_b.weight"]).unflatten(-1, (heads, -1))
+    qi = split_last(linear(qr, w["indexer.wq_b.weight"]), heads, -1)
     ki = norm(linear(u, w["indexer.wk.weight"]), w["indexer.k_norm.weight"], 1e-6)[:, :, None]
     dim = ki.shape[-1]
     qi, ki = (torch.cat([rope(x[..., :rope_dim], cos, sin), x[..., rope_dim:].float()], -1) for x in (qi, ki))
     weight = linear(u, w["indexer.weights_proj.weight"]).float() * heads**-0.5
     s = qi.to(DTYPE).transpose(1, 2) @ ki.to(DTYPE).permute(0, 2, 3, 1)
-    return (weight.transpose(1, 2)[..., None] * F.relu(s.float() * dim**-0.5)).sum(1)
+    scores: Tensor = (weight.transpose(1, 2)[..., None] * F.relu(s.float() * dim**-0.5)).sum(1)
+    return scores
 
 
 def select(scores: Tensor, topk: int) -> Tensor:
@@ -242,7 +245,7 @@ def moe_ffn(x: Tensor, w: Weights, top: int, scaling: float) -> tuple[Tensor, Te
     weight = weight / (weight.sum(-1, keepdim=True) + 1e-20) * scaling
     gate_up, down = w["experts.gate_up_proj"], w["experts.down_proj"]
     experts, width, _ = gate_up.shape
-    both = linear(x, gate_up.flatten(0, 1)).unflatten(-1, (experts, width)).float()
+    both = split_last(linear(x, gate_up.flatten(0, 1)), experts, width).float()
     half = width // 2
     hidden = F.silu(both[..., :half]) * both[..., half:] * weight[..., None]
     out = linear(hidden.flatten(-2), down.transpose(0, 1).flatten(1))

@@ -52,7 +52,7 @@ class Optimiser:
                 matrices.append(p)
             else:
                 self.rest.append(p)
-        self.muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, momentum=0.95)  # type: ignore
+        self.muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, momentum=0.95)
         self.adam = torch.optim.AdamW(self.rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, foreach=True)
         self.rates = (muon_lr, adam_lr)
 
@@ -67,7 +67,7 @@ class Optimiser:
         for optimiser, rate in ((self.muon, self.rates[0]), (self.adam, self.rates[1])):
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
-            optimiser.step()
+            optimiser.step()  # type: ignore[no-untyped-call]
         for p in self.params.values():
             p.grad = None
 

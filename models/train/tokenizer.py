@@ -36,3 +36,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
               "pad_token": PAD, "model_max_length": context, "clean_up_tokenization_spaces": False,
               "added_tokens_decoder": added, "chat_template": CHAT_TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def bos_id(tokenizer: Tokenizer) -> int:
+    """The id that every prompt starts with."""
+    found = tokenizer.token_to_id(BOS)
+    assert found is not None, BOS
+    return found
