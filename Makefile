@@ -23,7 +23,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	mkdir -p build
 	$(BIN)/pangu-compile build $(CHECKPOINT) -o $(ARTIFACT)
-	$(BIN)/pangu-compile run $(ARTIFACT) --prompt "$(PROMPT)" --max-new-tokens 160
+	@printf "\n%s" "$(PROMPT)"
+	@$(BIN)/pangu-compile run $(ARTIFACT) --prompt "$(PROMPT)" --max-new-tokens 160
 
 test: lint types unit
 

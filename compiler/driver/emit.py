@@ -17,13 +17,14 @@ from .artifact import Artifact, ArtifactWriter, json_text
 from .options import BuildOptions
 from .progress import Progress
 from .safetensors_file import Layout, LayoutWriter
-from .toolchain import COMPILE_FLAGS, Toolchain, arch_flags, build_library, compile_flags, required_features
+from .toolchain import Toolchain, arch_flags, build_library, compile_flags, required_features
 
 if TYPE_CHECKING:
     from pangu_compile.plan import Plan
 
 WEIGHTS = "weights.safetensors"
 LIBRARY = "lib/libpangu_model.so"
+CMAKE_KNOWS = ("-fPIC", "-pthread", "-pipe")  # CMake adds these itself, or does not need them
 INCLUDES = (".", "core", "../include")  # relative to src/
 SAFETENSORS_DTYPES = {"f32": "F32", "f64": "F64", "i64": "I64", "i32": "I32", "bool": "BOOL", "bf16": "BF16"}
 
@@ -104,14 +105,15 @@ def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter)
 
 
 def _cmake(job: Job, sources: list[str]) -> str:
+    arch = arch_flags(job.tools, job.options.arch)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
         autoescape=False, keep_trailing_newline=True,
     )  # fmt: skip
     return environment.get_template("CMakeLists.txt.jinja").render(
         name_hint="NAME.pangu", sources=sources, private_includes=list(INCLUDES[:-1]),
-        flags=[flag for flag in COMPILE_FLAGS if flag not in ("-fPIC", "-pthread", "-pipe")],
-        arch_flags=list(arch_flags(job.tools, job.options.arch)),
+        flags=[flag for flag in compile_flags(job.tools, job.options) if flag not in (*arch, *CMAKE_KNOWS)],
+        arch_flags=list(arch),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ class BuildOptions:
     max_context: None picks min(the model's max_position_embeddings, 4096).
     max_chunk: tokens of one prefill call; None lets the planner choose by the scratch memory that it costs.
     compiler: the C++ compiler command, None looks for one.
+    opt_level: N of the compiler's -ON; tests that build many models take 1.
     """
 
     target: str = "cpu"
@@ -37,6 +38,7 @@ class BuildOptions:
     ranks: int = 1
     compiler: str | None = None
     jobs: int = 2
+    opt_level: int = 3
 
     def __post_init__(self) -> None:
         _choice("target", self.target, TARGETS, AVAILABLE_TARGETS)
@@ -48,6 +50,8 @@ class BuildOptions:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{name.replace('_', '-')} must be a whole number of at least 1, not {value!r}")
+        if self.opt_level not in (0, 1, 2, 3):
+            raise UserError(f"opt-level must be 0 to 3, not {self.opt_level!r}")
         if self.ranks != 1:
             raise UserError("ranks: this version builds for one rank only; leave --ranks at 1")
 
@@ -70,6 +74,7 @@ class BuildOptions:
         return {
             "target": self.target, "weights": self.weights, "max_chunk": self.max_chunk,
             "arch": self.arch, "mtp": self.mtp, "ranks": self.ranks,
+            "opt_level": self.opt_level,
         }  # fmt: skip
 
 

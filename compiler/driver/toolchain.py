@@ -19,7 +19,7 @@ CANDIDATES = ("g++", "clang++", "c++")
 
 # No -ffast-math: infinities mark masked keys, and NaN must stay visible.
 COMPILE_FLAGS = (
-    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno",
+    "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno",
     "-fno-trapping-math", "-pthread", "-pipe",
 )  # fmt: skip
 LINK_FLAGS = (
@@ -121,7 +121,7 @@ def cpu_features() -> set[str] | None:
 
 def compile_flags(tools: Toolchain, options: BuildOptions) -> list[str]:
     """Flags that decide the code, without paths: the same list goes into the artifact's CMakeLists.txt."""
-    return [*COMPILE_FLAGS, *arch_flags(tools, options.arch)]
+    return [f"-O{options.opt_level}", *COMPILE_FLAGS, *arch_flags(tools, options.arch)]
 
 
 def build_library(
