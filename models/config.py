@@ -12,6 +12,7 @@ from typing import Any
 from pangu_compile.errors import UserError
 
 MODEL_TYPE = "openpangu_v2"
+FLOAT_MAX = 3e38  # of float32; also keeps NaN, infinity and integers that no float holds out
 # Fields of Hugging Face that do not change the computation.
 NEUTRAL = {
     "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "initializer_range",
@@ -135,6 +136,8 @@ class OpenPanguConfig:
             raise UserError(f"{path}: cannot be read ({error})") from None
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
+        except (RecursionError, ValueError) as error:
+            raise UserError(f"{path}: not JSON ({error})") from None
         if not isinstance(raw, dict):
             raise UserError(f"{path}: must be a JSON object")
         return OpenPanguConfig.from_dict(raw, str(path))
@@ -150,7 +153,7 @@ class _Reader:
         return UserError(f"{self.where}: field {field!r} {what}")
 
     def read(self) -> OpenPanguConfig:
-        if self.raw.get("model_type", MODEL_TYPE) != MODEL_TYPE:
+        if self.raw.get("model_type", MODEL_TYPE) != MODEL_TYPE:  # an absent model_type is let through
             raise self.fail("model_type", f"is {self.raw['model_type']!r}; this compiler takes {MODEL_TYPE!r}")
         known = {f.name: f for f in dataclasses.fields(OpenPanguConfig)}
         values: dict[str, Any] = {}
@@ -187,7 +190,7 @@ class _Reader:
                 raise self.fail(key, f"must be true or false, got {value!r}")
             return value
         if kind.startswith("float"):
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < FLOAT_MAX:
                 raise self.fail(key, f"must be a positive number, got {value!r}")
             return float(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -216,7 +219,8 @@ class _Reader:
             raise self.fail("num_experts_per_tok", f"is {c.num_experts_per_tok} of only {c.n_routed_experts} experts")
         heads = self.raw.get("num_key_value_heads", c.num_attention_heads)
         if heads not in (c.num_attention_heads, None):
-            raise self.fail("num_key_value_heads", f"is {heads}; latent attention needs num_attention_heads {c.num_attention_heads}")
+            what = f"is {heads}; latent attention needs num_attention_heads {c.num_attention_heads}"
+            raise self.fail("num_key_value_heads", what)
         self._check_layers(c)
 
     def _check_layers(self, c: OpenPanguConfig) -> None:
@@ -233,13 +237,15 @@ class _Reader:
             raise self.fail("swa_layers", f"lists layer {both[0]}, which is in dsa_layers too")
         if c.sliding_window_list is not None:
             if len(c.sliding_window_list) != len(c.swa_layers):
-                raise self.fail("sliding_window_list", f"has {len(c.sliding_window_list)} windows for {len(c.swa_layers)} swa_layers")
+                what = f"has {len(c.sliding_window_list)} windows for {len(c.swa_layers)} swa_layers"
+                raise self.fail("sliding_window_list", what)
             if any(w < 1 for w in c.sliding_window_list):
                 raise self.fail("sliding_window_list", "must hold windows of at least 1")
         elif c.swa_layers and not c.sliding_window:
             raise self.fail("sliding_window", "is missing: swa_layers need it, or sliding_window_list")
         if c.first_k_dense_replace > c.num_hidden_layers:
-            raise self.fail("first_k_dense_replace", f"is {c.first_k_dense_replace}; there are {c.num_hidden_layers} layers")
-        wrong_ids = [t for t in c.eos_token_id if t >= c.vocab_size]
+            what = f"is {c.first_k_dense_replace}; there are {c.num_hidden_layers} layers"
+            raise self.fail("first_k_dense_replace", what)
+        wrong_ids = [t for t in c.eos_token_id if not 0 <= t < c.vocab_size]
         if wrong_ids:
             raise self.fail("eos_token_id", f"is {wrong_ids[0]}; the vocabulary has {c.vocab_size}")
