@@ -1,0 +1,116 @@
+#include "model.h"
+
+#include "sha256.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <sstream>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <thread>
+#include <unistd.h>
+
+namespace pangu_core {
+
+MappedFile::MappedFile(const std::string &path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) throw Error(errno == ENOENT ? PANGU_BAD_ARTIFACT : PANGU_IO, path + ": cannot be opened (" + std::strerror(errno) + ")");
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    ::close(fd);
+    throw Error(PANGU_BAD_ARTIFACT, path + ": not a file");
+  }
+  size_ = static_cast<size_t>(info.st_size);
+  void *mapped = size_ == 0 ? nullptr : ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+  const int failed = errno;
+  ::close(fd);
+  if (mapped == MAP_FAILED) throw Error(PANGU_IO, path + ": cannot be mapped (" + std::strerror(failed) + ")");
+  data_ = static_cast<const uint8_t *>(mapped);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<uint8_t *>(data_), size_);
+}
+
+namespace {
+
+// The integer value of a top-level key; manifest.json is written by us, so this needs no JSON parser.
+long manifest_version(const std::string &text, const std::string &path) {
+  const std::string key = "\"format_version\"";
+  const size_t at = text.find(key);
+  if (at == std::string::npos) throw Error(PANGU_BAD_ARTIFACT, path + ": has no format_version; this is not an artifact of pangu-compile");
+  size_t i = at + key.size();
+  while (i < text.size() && (text[i] == ' ' || text[i] == ':' || text[i] == '\n')) ++i;
+  return std::strtol(text.c_str() + i, nullptr, 10);
+}
+
+void check_file(const std::string &folder, const std::string &name, const std::string &expected) {
+  const std::string path = folder + "/" + name;
+  const MappedFile file(path);
+  if (sha256_hex(file.data(), file.size()) != expected)
+    throw Error(PANGU_CORRUPT, path + ": does not match its checksum in SHA256SUMS; the artifact is corrupt, build it again");
+}
+
+} // namespace
+
+void verify_artifact(const std::string &folder, bool checksums) {
+  const std::string manifest_path = folder + "/manifest.json";
+  const MappedFile manifest(manifest_path);
+  const long version = manifest_version(std::string(reinterpret_cast<const char *>(manifest.data()), manifest.size()), manifest_path);
+  if (version != PANGU_FORMAT_VERSION)
+    throw Error(PANGU_BAD_VERSION, manifest_path + ": format version " + std::to_string(version) + ", this runtime reads " +
+                                       std::to_string(PANGU_FORMAT_VERSION) + "; build the artifact again");
+  if (!checksums) return;
+  const std::string sums_path = folder + "/SHA256SUMS";
+  const MappedFile sums(sums_path);
+  std::istringstream lines(std::string(reinterpret_cast<const char *>(sums.data()), sums.size()));
+  std::string line;
+  bool manifest_listed = false, weights_listed = false;
+  while (std::getline(lines, line)) {
+    if (line.size() < 67 || line[64] != ' ' || line[65] != ' ' || line.find_first_not_of("0123456789abcdef") != 64)
+      throw Error(PANGU_CORRUPT, sums_path + ": a line is damaged; the artifact is corrupt, build it again");
+    const std::string name = line.substr(66);
+    if (name.find("..") != std::string::npos || name[0] == '/') throw Error(PANGU_CORRUPT, sums_path + ": names " + name + ", outside the artifact");
+    manifest_listed |= name == "manifest.json";
+    weights_listed |= name == "weights.safetensors";
+    check_file(folder, name, line.substr(0, 64));
+  }
+  if (!manifest_listed || !weights_listed)
+    throw Error(PANGU_CORRUPT, sums_path + ": does not list every file; the artifact is corrupt, build it again");
+}
+
+} // namespace pangu_core
+
+using pangu_core::Error;
+
+namespace {
+
+std::string checked(const std::string &folder, const pangu_model_options &options) {
+  struct stat info {};
+  if (::stat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))
+    throw Error(PANGU_BAD_ARTIFACT, folder + ": no such artifact directory");
+  pangu_core::verify_artifact(folder, options.skip_verify == 0);
+  return folder + "/weights.safetensors";
+}
+
+} // namespace
+
+pangu_model::pangu_model(const std::string &folder, const pangu_model_options &options)
+    : threads(options.threads > 0 ? options.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
+      file_(checked(folder, options)) {
+  if (tables.abi_version != PANGU_ABI_VERSION)
+    throw Error(PANGU_BAD_VERSION, folder + ": library of ABI version " + std::to_string(tables.abi_version) + "; build it again");
+  for (int i = 0; i < tables.n_weights; ++i) {
+    const pangu_weight_desc &w = tables.weights[i];
+    if (w.offset < 0 || static_cast<uint64_t>(w.offset) + static_cast<uint64_t>(w.nbytes) > file_.size())
+      throw Error(PANGU_CORRUPT, folder + "/weights.safetensors: too short for tensor " + w.name + "; the artifact is corrupt, build it again");
+    weights.push_back(file_.data() + w.offset);
+  }
+}
+
+const pangu_program_desc &pangu_model::program(const std::string &name) const {
+  for (int i = 0; i < tables.n_programs; ++i)
+    if (name == tables.programs[i].name) return tables.programs[i];
+  throw Error(PANGU_BAD_ARGUMENT, "no program '" + name + "' in this artifact");
+}

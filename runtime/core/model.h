@@ -1,0 +1,42 @@
+// model.h: an opened artifact: verified files, mapped weights, the generated tables.
+#pragma once
+
+#include "error.h"
+#include "pangu_abi.h"
+
+#include <string>
+#include <vector>
+
+namespace pangu_core {
+
+// A file mapped read-only.
+class MappedFile {
+public:
+  explicit MappedFile(const std::string &path);
+  ~MappedFile();
+  MappedFile(const MappedFile &) = delete;
+  MappedFile &operator=(const MappedFile &) = delete;
+  const uint8_t *data() const { return data_; }
+  size_t size() const { return size_; }
+
+private:
+  const uint8_t *data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Throws Error unless manifest.json has our format version and every file equals its line in SHA256SUMS.
+void verify_artifact(const std::string &folder, bool checksums);
+
+} // namespace pangu_core
+
+struct pangu_model {
+  pangu_model(const std::string &folder, const pangu_model_options &options);
+
+  const pangu_program_desc &program(const std::string &name) const;
+  const pangu_generated_model_desc &tables = pangu_generated_model;
+  std::vector<const void *> weights;
+  int threads;
+
+private:
+  pangu_core::MappedFile file_;
+};

@@ -1,0 +1,212 @@
+#include "session.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <sys/mman.h>
+
+using pangu_core::Error;
+
+namespace pangu_core {
+
+Pages::Pages(size_t nbytes) : size_(std::max<size_t>(nbytes, 64)) {
+  void *p = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw Error(PANGU_NO_MEMORY, "no memory for " + std::to_string(size_) + " bytes; open the session with a smaller max_context");
+  data_ = static_cast<uint8_t *>(p);
+}
+
+Pages::~Pages() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+} // namespace pangu_core
+
+namespace {
+
+int64_t checked_context(const pangu_generated_model_desc &tables, int64_t asked) {
+  if (asked < 0 || asked > tables.max_context)
+    throw Error(PANGU_BAD_ARGUMENT, "max_context " + std::to_string(asked) + ": the artifact was built for at most " +
+                                        std::to_string(tables.max_context) + "; build it with a larger --max-context");
+  return asked == 0 ? tables.max_context : asked;
+}
+
+} // namespace
+
+pangu_session::pangu_session(pangu_model &model, const pangu_session_options &options)
+    : model_(model), tables_(model.tables), max_context_(checked_context(model.tables, options.max_context)),
+      heads_(options.speculate != 0 ? model.tables.num_drafts : 0), pool_(model.threads),
+      head_rows_(static_cast<size_t>(heads_) + 1, 0), history_(2 * model.tables.max_chunk + 4 * PANGU_MAX_DRAFTS) {
+  if (std::strcmp(tables_.role, "lm") != 0) throw Error(PANGU_BAD_ARGUMENT, "this artifact is a compiled module, not a language model; use run_program");
+  for (int i = 0; i < tables_.n_states; ++i) {
+    const pangu_state_desc &s = tables_.states[i];
+    states_.emplace_back(static_cast<size_t>((s.append != 0 ? max_context_ : s.rows) * s.row_bytes));
+    state_pointers_.push_back(states_.back().data());
+  }
+  int64_t arena = 64;
+  for (int i = 0; i < tables_.n_programs; ++i) arena = std::max(arena, tables_.programs[i].arena_bytes);
+  new (&arena_) pangu_core::Pages(static_cast<size_t>(arena));
+  if (heads_ > 0) hidden_.assign(static_cast<size_t>(heads_), std::vector<float>(static_cast<size_t>(history_ * tables_.hidden_size)));
+  scratch_.resize(static_cast<size_t>(tables_.max_chunk * tables_.hidden_size));
+  rows_.resize(scratch_.size());
+}
+
+void pangu_session::reset() {
+  tokens_.clear();
+  std::fill(head_rows_.begin(), head_rows_.end(), 0);
+  for (int i = 0; i < tables_.n_states; ++i)
+    if (tables_.states[i].append == 0) std::memset(states_[i].data(), 0, states_[i].size());
+}
+
+void pangu_session::check_tokens(const int64_t *tokens, int64_t n) const {
+  for (int64_t i = 0; i < n; ++i)
+    if (tokens[i] < 0 || tokens[i] >= tables_.vocab_size)
+      throw Error(PANGU_BAD_TOKEN, "token " + std::to_string(tokens[i]) + " at position " + std::to_string(i) +
+                                       " is outside the vocabulary of " + std::to_string(tables_.vocab_size));
+  if (length() + n > max_context_)
+    throw Error(PANGU_CONTEXT_FULL, "context full: " + std::to_string(length()) + " tokens held and " + std::to_string(n) +
+                                        " more do not fit in " + std::to_string(max_context_) + "; open the session (or build) with a larger max_context");
+}
+
+void pangu_session::run(const pangu_program_desc &program, const std::vector<int64_t> &dims,
+                        const std::vector<const void *> &in, const std::vector<void *> &out) {
+  const pangu_exec exec{dims.data(), in.data(), out.data(), state_pointers_.data(), model_.weights.data(), arena_.data(), &pool_};
+  program.run(&exec);
+}
+
+float *pangu_session::hidden_row(int level, int64_t position) {
+  return hidden_[static_cast<size_t>(level)].data() + position % history_ * tables_.hidden_size;
+}
+
+// One run of the trunk: at most max_chunk tokens; logits [rows.size(), vocab].
+void pangu_session::step(const int64_t *tokens, int64_t n, const std::vector<int64_t> &rows, float *logits) {
+  const int64_t start = length();
+  run(model_.program("step"), {n, start, static_cast<int64_t>(rows.size())}, {tokens, &start, rows.data()}, {logits, scratch_.data()});
+  tokens_.insert(tokens_.end(), tokens, tokens + n);
+  if (heads_ > 0)
+    for (int64_t i = 0; i < n; ++i)
+      std::memcpy(hidden_row(0, start + i), scratch_.data() + i * tables_.hidden_size, sizeof(float) * tables_.hidden_size);
+}
+
+// Bring head `head` up to and including row `end`. Tokens after the confirmed ones come from `extra`. logits: of row `end`.
+void pangu_session::feed_head(int head, int64_t end, const std::vector<int64_t> &extra, float *logits) {
+  const int64_t width = tables_.hidden_size;
+  const auto token_at = [&](int64_t p) { return p < length() ? tokens_[p] : extra[p - length()]; };
+  const pangu_program_desc &program = model_.program("draft_" + std::to_string(head));
+  while (head_end(head) <= end) {
+    const int64_t first = head_end(head), start = head_rows_[head];
+    const int64_t n = std::min(tables_.max_chunk, end + 1 - first);
+    std::vector<int64_t> tokens(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+      tokens[i] = token_at(first + i + 1);
+      std::memcpy(rows_.data() + i * width, hidden_row(head - 1, head == 1 ? first + i : first + i - 1), sizeof(float) * width);
+    }
+    const bool last = logits != nullptr && first + n == end + 1;
+    const std::vector<int64_t> wanted(last ? 1 : 0, n - 1);
+    run(program, {n, start, static_cast<int64_t>(wanted.size())}, {tokens.data(), rows_.data(), &start, wanted.data()}, {logits, scratch_.data()});
+    if (head < heads_)
+      for (int64_t i = 0; i < n; ++i) std::memcpy(hidden_row(head, first + i), scratch_.data() + i * width, sizeof(float) * width);
+    head_rows_[head] += n;
+  }
+}
+
+// Let the heads follow the trunk over confirmed tokens; unless `all`, only when a whole chunk is waiting.
+void pangu_session::flush_heads(bool all) {
+  if (heads_ == 0 || (!all && length() - head_rows_[1] < tables_.max_chunk)) return;
+  for (int head = 1; head <= heads_; ++head) feed_head(head, length() - 2, {}, nullptr);
+}
+
+void pangu_session::prefill(const int64_t *tokens, int64_t n, int64_t chunk, bool all_logits, float *logits) {
+  if (n <= 0) throw Error(PANGU_BAD_ARGUMENT, "no tokens given");
+  check_tokens(tokens, n);
+  const int64_t size = chunk <= 0 ? tables_.max_chunk : std::min(chunk, tables_.max_chunk);
+  for (int64_t at = 0; at < n; at += size) {
+    const int64_t count = std::min(size, n - at);
+    std::vector<int64_t> rows;
+    float *out = logits;
+    if (logits != nullptr && all_logits) {
+      rows.resize(static_cast<size_t>(count));
+      std::iota(rows.begin(), rows.end(), 0);
+      out = logits + at * tables_.vocab_size;
+    } else if (logits != nullptr && at + count == n) {
+      rows.push_back(count - 1);
+    }
+    step(tokens + at, count, rows, out);
+    flush_heads(false);
+  }
+}
+
+// Forget every row from `length` on. Nothing is copied: rings and caches are addressed and masked by position.
+void pangu_session::rollback(int64_t length) {
+  tokens_.resize(static_cast<size_t>(length));
+}
+
+int64_t pangu_session::choose(const float *logits, const pangu_core::Filter &filter, pangu_core::Random &random) const {
+  if (filter.greedy()) return pangu_core::argmax(logits, tables_.vocab_size);
+  return random.draw(filter.distribution(logits, tables_.vocab_size));
+}
+
+// Drafts d_1 .. d_count that follow the pending token (which is not yet in the trunk's states).
+std::vector<pangu_session::Draft> pangu_session::propose(int64_t pending, int64_t count, const pangu_core::Filter &filter,
+                                                         pangu_core::Random &random) {
+  std::vector<Draft> drafts;
+  std::vector<int64_t> extra{pending};
+  std::vector<float> logits(static_cast<size_t>(tables_.vocab_size));
+  for (int head = 1; head <= count; ++head) {
+    feed_head(head, length() + head - 2, extra, logits.data());
+    Draft draft{0, {}};
+    if (filter.greedy()) {
+      draft.first = pangu_core::argmax(logits.data(), tables_.vocab_size);
+    } else {
+      draft.second = filter.distribution(logits.data(), tables_.vocab_size);
+      draft.first = random.draw(draft.second);
+    }
+    extra.push_back(draft.first);
+    drafts.push_back(std::move(draft));
+  }
+  return drafts;
+}
+
+// One run of the trunk on [pending, drafts..]: the accepted drafts and one token of the trunk's own. The states then hold
+// the pending token and the accepted drafts.
+std::vector<int64_t> pangu_session::verify(int64_t pending, const std::vector<Draft> &drafts, const pangu_core::Filter &filter,
+                                           pangu_core::Random &random) {
+  const int64_t start = length(), vocab = tables_.vocab_size;
+  std::vector<int64_t> tokens{pending}, rows(drafts.size() + 1);
+  for (const Draft &d : drafts) tokens.push_back(d.first);
+  std::iota(rows.begin(), rows.end(), 0);
+  logits_.resize(rows.size() * static_cast<size_t>(vocab));
+  step(tokens.data(), static_cast<int64_t>(tokens.size()), rows, logits_.data());
+  std::vector<int64_t> result;
+  for (size_t i = 0;; ++i) {
+    const float *row = logits_.data() + static_cast<int64_t>(i) * vocab;
+    if (i == drafts.size()) {
+      result.push_back(choose(row, filter, random));
+      break;
+    }
+    const int64_t guess = drafts[i].first;
+    if (filter.greedy()) {
+      const int64_t own = pangu_core::argmax(row, vocab);
+      result.push_back(own);
+      if (own != guess) break;
+      continue;
+    }
+    // Accept with probability min(1, p/q); on rejection draw from max(p - q, 0): the outcome is distributed as p.
+    std::vector<double> p = filter.distribution(row, vocab);
+    const std::vector<double> &q = drafts[i].second;
+    if (random.uniform() * q[guess] < p[guess]) {
+      result.push_back(guess);
+      continue;
+    }
+    double left = 0;
+    std::vector<double> rest(p.size());
+    for (size_t t = 0; t < p.size(); ++t) left += rest[t] = std::max(0.0, p[t] - q[t]);
+    result.push_back(random.draw(left > 0 ? rest : p));
+    break;
+  }
+  const int64_t accepted = static_cast<int64_t>(result.size()) - 1;
+  rollback(start + 1 + accepted);
+  // A head's row p is right if it read tokens up to p + 1 that were accepted.
+  for (int head = 1; head <= heads_; ++head)
+    head_rows_[head] = std::min(head_rows_[head], std::max<int64_t>(0, start + accepted - (head - 1)));
+  return result;
+}

@@ -1,0 +1,72 @@
+// session.h: one sequence: its tokens, its states, and the runs of the compiled programs over them.
+#pragma once
+
+#include "model.h"
+#include "pool.h"
+#include "sampler.h"
+
+#include <functional>
+#include <memory>
+
+namespace pangu_core {
+
+// Zeroed memory whose untouched pages cost nothing.
+class Pages {
+public:
+  Pages() = default;
+  explicit Pages(size_t nbytes);
+  ~Pages();
+  Pages(Pages &&other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
+  Pages &operator=(Pages &&) = delete;
+  uint8_t *data() const { return data_; }
+  size_t size() const { return size_; }
+
+private:
+  uint8_t *data_ = nullptr;
+  size_t size_ = 0;
+};
+
+} // namespace pangu_core
+
+struct pangu_session {
+  pangu_session(pangu_model &model, const pangu_session_options &options);
+
+  int64_t length() const { return static_cast<int64_t>(tokens_.size()); }
+  void reset();
+  void prefill(const int64_t *tokens, int64_t n, int64_t chunk, bool all_logits, float *logits);
+  void generate(const int64_t *prompt, int64_t n, const pangu_generate_options &options,
+                const std::function<bool(int64_t)> &emit, pangu_generate_stats &stats);
+  std::vector<uint8_t> save() const;
+  void restore(const uint8_t *data, size_t size);
+
+private:
+  using Draft = std::pair<int64_t, std::vector<double>>; // token, and its distribution when sampling
+
+  void check_tokens(const int64_t *tokens, int64_t n) const;
+  void run(const pangu_program_desc &program, const std::vector<int64_t> &dims, const std::vector<const void *> &in,
+           const std::vector<void *> &out);
+  void step(const int64_t *tokens, int64_t n, const std::vector<int64_t> &rows, float *logits);
+  float *hidden_row(int level, int64_t position);
+  int64_t head_end(int head) const { return head_rows_[head] + head - 1; }
+  void feed_head(int head, int64_t end, const std::vector<int64_t> &extra, float *logits);
+  void flush_heads(bool all);
+  void rollback(int64_t length);
+  std::vector<Draft> propose(int64_t pending, int64_t count, const pangu_core::Filter &filter, pangu_core::Random &random);
+  std::vector<int64_t> verify(int64_t pending, const std::vector<Draft> &drafts, const pangu_core::Filter &filter,
+                              pangu_core::Random &random);
+  int64_t choose(const float *logits, const pangu_core::Filter &filter, pangu_core::Random &random) const;
+
+  pangu_model &model_;
+  const pangu_generated_model_desc &tables_;
+  const int64_t max_context_;
+  const int heads_; // MTP heads in use
+  pangu_pool pool_;
+  std::vector<pangu_core::Pages> states_;
+  std::vector<void *> state_pointers_;
+  pangu_core::Pages arena_;
+  std::vector<int64_t> tokens_;    // tokens that the trunk's states hold
+  std::vector<int64_t> head_rows_; // [head]: rows in the head's states; row i is position i + head - 1
+  int64_t history_;                // rows kept per level
+  std::vector<std::vector<float>> hidden_; // [level]: ring of hidden rows; 0 the trunk's, j head j's block output
+  std::vector<float> scratch_, rows_, logits_;
+};
