@@ -59,11 +59,11 @@ def build(
     runtime_files()
     config = load_config(opened)
     context = chosen.context(config.max_position_embeddings)
-    read = canonical_reader(opened, config, model)
+    read = canonical_reader(opened, config, chosen.mtp, model)
     plan = make_model_plan(config, chosen, context, model, bar)
     manifest = {
         "model_type": str(opened.config.get("model_type", "")),
-        "config": opened.config,
+        "config": config.to_dict(),
         "eos_token_ids": eos_token_ids(opened),
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -75,13 +75,12 @@ def build(
 
 
 def load_config(checkpoint: Checkpoint) -> OpenPanguConfig:
-    """The checked configuration; UserError names the bad field."""
+    """The checked configuration, with what only the tensor names tell; UserError names the bad field."""
     from pangu_compile.models.config import OpenPanguConfig
+    from pangu_compile.models.tensors import checkpoint_config
 
-    try:
-        return OpenPanguConfig.from_dict(checkpoint.config)
-    except UserError as error:
-        raise UserError(f"{checkpoint.folder / 'config.json'}: {error}") from error
+    config = OpenPanguConfig.from_dict(checkpoint.config, str(checkpoint.folder / "config.json"))
+    return checkpoint_config(config, checkpoint.tensors)
 
 
 def make_model_plan(
@@ -131,7 +130,7 @@ def module_tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def canonical_reader(
-    checkpoint: Checkpoint, config: OpenPanguConfig, model: torch.nn.Module | None = None
+    checkpoint: Checkpoint, config: OpenPanguConfig, mtp: bool = True, model: torch.nn.Module | None = None
 ) -> ReadWeight:
     """A function from canonical parameter name to float32 array; at most one parameter is in memory at a time.
 
@@ -141,14 +140,14 @@ def canonical_reader(
     from pangu_compile.models.tensors import bind
 
     own = module_tensors(model) if model is not None else {}
-    binding = bind(config, checkpoint.tensors)
+    bindings = bind(config, checkpoint.tensors, mtp)
 
     def read(name: str) -> np.ndarray:
         if name in own:
             return own[name]
-        if name not in binding:
+        if name not in bindings:
             raise UserError(f"{checkpoint.folder}: the model reads parameter {name}, which the checkpoint lacks")
-        return binding[name].read(checkpoint.read)
+        return bindings[name].read(checkpoint.read)
 
     return read
 

@@ -116,9 +116,9 @@ def verify_artifact(
     bar = progress or Silent()
     artifact = Artifact.open(out)
     checkpoint = Checkpoint.open(against)
-    if artifact.manifest.get("config") != checkpoint.config:
-        raise UserError(f"{out} was not built from {against}: their config.json differ")
     config = load_config(checkpoint)
+    if artifact.manifest.get("config") != config.to_dict():
+        raise UserError(f"{out} was not built from {against}: their config.json differ")
     prompt = _prompt(tokens, config.vocab_size, int(artifact.manifest["max_context"]))
     bar.stage("reference", 1)
     reference = reference_logits(checkpoint, prompt)
