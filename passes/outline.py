@@ -31,7 +31,8 @@ def _runs(graph: Graph) -> list[list[Node]]:
     return runs
 
 
-def _boundary(run: list[Node], users: dict[Value, list[Node]], outputs: set[Value]) -> tuple[list[Value], list[Value]]:
+def run_boundary(run: list[Node], users: dict[Value, list[Node]], outputs: set[Value]) -> tuple[list[Value], list[Value]]:
+    """Values that a run of nodes reads from outside, and those of its own that are read outside."""
     inside = {v for node in run for v in node.outputs}
     members = set(map(id, run))
     inputs = list(dict.fromkeys(v for node in run for v in node.inputs if v not in inside))
@@ -42,7 +43,8 @@ def _boundary(run: list[Node], users: dict[Value, list[Node]], outputs: set[Valu
     return inputs, results
 
 
-def _key(run: list[Node], inputs: list[Value], results: list[Value], roles: dict[Value, str]) -> tuple[object, ...]:
+def run_key(run: list[Node], inputs: list[Value], results: list[Value], roles: dict[Value, str]) -> tuple[object, ...]:
+    """Structure of a run: equal keys mean that one function serves both."""
     number = {v: i for i, v in enumerate(inputs)}
     body: list[object] = []
     for node in run:
@@ -55,7 +57,8 @@ def _key(run: list[Node], inputs: list[Value], results: list[Value], roles: dict
     )  # fmt: skip
 
 
-def _function(name: str, run: list[Node], inputs: list[Value], results: list[Value]) -> tuple[Graph, dict[Value, Value]]:
+def extract_run(name: str, run: list[Node], inputs: list[Value], results: list[Value]) -> tuple[Graph, dict[Value, Value]]:
+    """A function with the run's nodes copied, and the map from old values to new."""
     graph = Graph(name)
     mapping = {v: Value(f"p{i}", v.type) for i, v in enumerate(inputs)}
     graph.params = list(mapping.values())
@@ -79,11 +82,11 @@ def _outline_program(module: Module, program: Program, known: dict[tuple[object,
         if not region(run[0].loc) or len(run) < 8:
             nodes += run
             continue
-        inputs, results = _boundary(run, users, outputs)
-        key = _key(run, inputs, results, roles)
+        inputs, results = run_boundary(run, users, outputs)
+        key = run_key(run, inputs, results, roles)
         if key not in known:
             known[key] = f"block_{len(module.functions)}"
-            module.functions[known[key]], _ = _function(known[key], run, inputs, results)
+            module.functions[known[key]], _ = extract_run(known[key], run, inputs, results)
         call = Node("call", inputs, {"function": known[key]}, region(run[0].loc))
         call.outputs = [Value("", v.type, call, i) for i, v in enumerate(results)]
         replaced.update(zip(results, call.outputs, strict=True))

@@ -13,6 +13,7 @@ from .canonicalise import canonicalise
 from .experts import fuse_expert_linear
 from .fold import fold_weights
 from .outline import outline
+from .reroll import reroll
 from .select import sort_to_topk
 from .validate import Snapshot, compare, snapshot
 
@@ -38,6 +39,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("sort_to_topk", sort_to_topk, _facts("canonical"), _facts("topk")),
     Pass("fuse_expert_linear", fuse_expert_linear, _facts("canonical"), _facts("experts")),
     Pass("fold_weights", fold_weights, _facts("canonical"), _facts("folded")),
+    # Last: a rerolled round is a function of its own, which the passes above would not look into.
+    Pass("reroll", reroll, _facts("canonical"), _facts("rerolled")),
 )
 
 

@@ -74,6 +74,7 @@ class FunctionPlan:
     places: dict[Value, tuple[str, int]]
     frame_bytes: int
     live_bytes: int
+    total_bytes: int  # own frame, and above it the deepest callee's
     copies: list[tuple[Value, int]] = field(default_factory=list)
 
     @property
@@ -125,9 +126,8 @@ class Planner:
 
     def run(self) -> tuple[dict[str, FunctionPlan], dict[str, ProgramPlan]]:
         self._find_function_states()
-        for name, graph in self.module.functions.items():
-            states = {graph.params[i]: graph.outputs[j] for i, j in self.state_results.get(name, {}).items()}
-            self.functions[name] = self._function(name, graph, Scheduler(graph, states))
+        for name in self.module.functions:
+            self._callee(name)
         programs = {name: self._program(name, program) for name, program in self.module.programs.items()}
         return self.functions, programs
 
@@ -167,7 +167,17 @@ class Planner:
         slots, by_name = self._slots(schedule, places)
         offsets, size = place(slots)
         places.update({by_name[n]: ("frame", at) for n, at in offsets.items()})
-        return FunctionPlan(name, graph, schedule, places, size, largest_live(slots), copies)
+        callees = [self._callee(k.root.attrs["function"]).total_bytes for k in schedule.kernels if k.kind == "call"]
+        total = align(size) + max(callees, default=0)
+        return FunctionPlan(name, graph, schedule, places, size, largest_live(slots), total, copies)
+
+    def _callee(self, name: str) -> FunctionPlan:
+        """Plan of a function, made first where a caller needs it."""
+        if name not in self.functions:
+            graph = self.module.functions[name]
+            states = {graph.params[i]: graph.outputs[j] for i, j in self.state_results.get(name, {}).items()}
+            self.functions[name] = self._function(name, graph, Scheduler(graph, states))
+        return self.functions[name]
 
     def _slots(self, schedule: Schedule, places: dict[Value, tuple[str, int]]) -> tuple[list[Slot], dict[str, Value]]:
         first: dict[Value, int] = {}
@@ -190,8 +200,7 @@ class Planner:
             if role.kind == "state" and self._callee_updates(results[role.key]):
                 states[param] = results[role.key]
         plan = self._function(name, graph, Scheduler(graph, states))
-        deepest = max((self.functions[k.root.attrs["function"]].frame_bytes for k in plan.kernels if k.kind == "call"), default=0)
-        return ProgramPlan(plan, program.params, program.outputs, program.dims, align(plan.frame_bytes) + deepest)
+        return ProgramPlan(plan, program.params, program.outputs, program.dims, plan.total_bytes)
 
     def _callee_updates(self, result: Value) -> bool:
         node = result.producer
