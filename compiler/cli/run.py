@@ -34,14 +34,14 @@ def run(
     top_p: float, top_k: int, seed: int, no_speculate: bool, threads: int | None, simulate: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Generate text with the artifact OUT; the text goes to stdout as it comes, figures to stderr."""
-    from pangu_compile.driver.execute import open_model, stats_record
+    from pangu_compile.driver.execute import open_model
     from pangu_compile.driver.text import TextStream, encode, parse_tokens
-    from pangu_compile.runtime import Sampling
+    from pangu_compile.runtime import Sampling, stats_record
 
     if sum(source is not None for source in (prompt, prompt_file, tokens)) != 1:
         raise UserError("give exactly one of --prompt, --prompt-file and --tokens")
     folder = Path(out)
-    _, model = open_model(folder, threads, simulate)
+    artifact, model = open_model(folder, threads, simulate)
     tokenizer: Tokenizer | None = None
     if tokens is None or (folder / "tokenizer.json").is_file():
         tokenizer = _tokenizer(folder, needed=tokens is None)
@@ -61,14 +61,14 @@ def run(
             sys.stdout.flush()
 
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    with model:
-        session = model.session()
+    with model, model.session(speculate=not no_speculate) as session:
         result = session.generate(
-            ids, max_new_tokens=max_new_tokens, sampling=sampling, speculate=not no_speculate, callback=show
-        )
+            ids, max_new_tokens, sampling, speculate=not no_speculate,
+            stop_tokens=artifact.manifest.get("eos_token_ids", ()), on_token=show,
+        )  # fmt: skip
     if stream is not None:
         text.append(stream.finish())
-    record = stats_record(result.stats)
+    record = dict(stats_record(result.stats))
     if as_json:
         whole = "".join(text) if stream is not None else None
         print(json.dumps({"prompt_tokens": ids, "tokens": list(result.tokens), "text": whole, "stats": record}))

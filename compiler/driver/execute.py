@@ -33,14 +33,7 @@ def open_model(out: Path, threads: int | None, simulate: bool = False) -> tuple[
     missing = missing_features(artifact)
     if missing:
         raise UserError(f"{out} was built for a CPU with {' '.join(missing)}, which this machine lacks; build it again")
-    return artifact, Model(out, **({} if threads is None else {"threads": threads}))
-
-
-def stats_record(stats: Any) -> dict[str, Any]:
-    """The runtime's statistics as plain data."""
-    plain = dataclasses.is_dataclass(stats) and not isinstance(stats, type)
-    record = dataclasses.asdict(stats) if plain else dict(stats)
-    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in record.items()}
+    return artifact, Model(out, threads=threads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +63,14 @@ def bench(
     prefill, decode = [], []
     for _ in range(repeats):
         stage("prefill and decode")
-        session = model.session()
-        begin = time.perf_counter()
-        logits = session.prefill(prompt)
-        prefill.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        for _ in range(new_tokens):
-            logits = session.decode(int(np.argmax(logits)))
-        decode.append(time.perf_counter() - begin)
+        with model.session(speculate=False) as session:
+            begin = time.perf_counter()
+            logits = session.prefill(prompt)
+            prefill.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            for _ in range(new_tokens):
+                logits = session.decode(int(np.argmax(logits)))
+            decode.append(time.perf_counter() - begin)
     speed, stats = _speculative(model, artifact, prompt, new_tokens, repeats, stage)
     return BenchResult(
         prompt_tokens, new_tokens, threads, prompt_tokens / min(prefill), new_tokens / min(decode), speed, stats
@@ -89,12 +82,14 @@ def _speculative(
 ) -> tuple[float | None, dict[str, Any] | None]:
     if not artifact.manifest.get("num_drafts"):
         return None, None
+    from pangu_compile.runtime import stats_record
+
     best: tuple[float, dict[str, Any]] | None = None
     for _ in range(repeats):
         stage("speculation")
-        result = model.session().generate(list(prompt), max_new_tokens=new_tokens, speculate=True, stop=())
-        record = stats_record(result.stats)
-        speed = len(result.tokens) / max(float(record["decode_seconds"]), 1e-9)
+        with model.session() as session:
+            record = dict(stats_record(session.generate(prompt, max_new_tokens=new_tokens).stats))
+        speed = record["tokens_per_second"] or 0.0
         if best is None or speed > best[0]:
             best = (speed, record)
     assert best is not None
