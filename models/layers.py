@@ -61,7 +61,10 @@ class MoMEConv(nn.Module):
         k = self.weight.shape[-1]
         y = torch.zeros_like(x)
         if x.shape[1] >= k:
-            total = sum(x[:, j : x.shape[1] - (k - 1) + j] * self.weight[:, 0, j] for j in range(k))
+            rows = x.shape[1] - (k - 1)
+            total = x[:, :rows] * self.weight[:, 0, 0]
+            for j in range(1, k):
+                total = total + x[:, j : rows + j] * self.weight[:, 0, j]
             y = torch.cat([y[:, : k - 1], total], 1)
         return y
 

@@ -38,9 +38,7 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def load_reference(
-    folder: str | Path, dtype: torch.dtype = torch.float64, mtp: bool = True
-) -> OpenPanguForCausalLM:
+def load_reference(folder: str | Path, dtype: torch.dtype = torch.float64, mtp: bool = True) -> OpenPanguForCausalLM:
     """The reference model with the checkpoint's weights, in eval mode.
 
     Args:

@@ -21,8 +21,8 @@ from .tensors import DOWN, EMBED, GATE_UP, HEAD, ROUTER_BIAS, parameter_shapes
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 LOGIT_SPREAD = 2.5
 # Kinds that base layers may have; "flash" is its 1:2 pattern.
-PATTERNS = {"flash": (), "any": ("dsa", "swa", "dense"), "no_dsa": ("swa", "dense"), "no_swa": ("dsa", "dense"),
-            "dense": ("dense",)}  # fmt: skip
+PATTERNS = {"flash": (), "any": ("dsa", "dsa", "swa", "swa", "dense"), "no_dsa": ("swa", "swa", "dense"),
+            "no_swa": ("dsa", "dsa", "dense"), "dense": ("dense",)}  # fmt: skip
 
 
 def random_config(seed: int) -> OpenPanguConfig:
