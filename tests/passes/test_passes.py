@@ -13,6 +13,7 @@ from pangu_compile.passes.canonicalise import canonicalise
 from pangu_compile.passes.experts import fuse_expert_linear
 from pangu_compile.passes.fold import fold_weights
 from pangu_compile.passes.outline import outline
+from pangu_compile.passes.reroll import reroll
 from pangu_compile.passes.select import sort_to_topk
 from pangu_compile.passes.validate import compare, snapshot
 from pangu_compile.trace import trace_module
@@ -191,12 +192,39 @@ def test_a_wrong_rewrite_is_caught_and_named():
 def test_dump_writes_every_stage(tmp_path):
     run_passes(module_of(SORT), dump_dir=tmp_path)
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names[0] == "00-traced.ir" and names[-1].startswith("05-")
+    assert names[0] == "00-traced.ir" and names[-1].startswith("06-")
     assert "topk" in (tmp_path / "03-sort_to_topk.ir").read_text()
 
 
 def test_module_text_names_functions():
     module = trace_module(Stack([False, False]), [torch.zeros(6, 8)], [{0: "T"}])
     run_passes(module)
-    assert "func @layer_0" in print_module(module) and "call(" in print_module(module)
+    assert "func @block_0" in print_module(module) and "call(" in print_module(module)
     assert np.isfinite(snapshot(module).outputs["forward"][0]).all()
+
+
+class Rounds(nn.Module):
+    """x -> x / (sum(x) + eps), n times, over alternate axes; `skip` leaves one round out of step."""
+
+    def __init__(self, rounds: int, skip: bool = False):
+        super().__init__()
+        self.rounds, self.skip = rounds, skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.exp(x)
+        for i in range(self.rounds):
+            x = x / (x.sum(-1, keepdim=True) + (0.1 * i if self.skip else 1e-6))
+            x = x / (x.sum(-2, keepdim=True) + 1e-6)
+        return x
+
+
+def test_unrolled_rounds_become_calls():
+    module = run(run(trace_module(Rounds(9), [torch.rand(6, 4, 4)], [{0: "T"}]), canonicalise), reroll)
+    assert ops(module, "forward").count("call") >= 8 and len(module.functions) == 1
+    assert ops(module, "forward").count("reduce_sum") <= 2
+
+
+@pytest.mark.parametrize("net", [Rounds(2), Rounds(9, skip=True)])
+def test_too_few_or_differing_rounds_stay(net):
+    module = run(run(trace_module(net, [torch.rand(6, 4, 4)], [{0: "T"}]), canonicalise), reroll)
+    assert "call" not in ops(module, "forward")
