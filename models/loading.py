@@ -51,16 +51,8 @@ def load_reference(folder: str | Path, dtype: torch.dtype = torch.float64, mtp: 
     folder = Path(folder)
     config = OpenPanguConfig.from_file(folder)
     with ExitStack() as stack:
-        handles: dict[str, Any] = {}
-        available: dict[str, Stored] = {}
-        for path in weight_files(folder):
-            try:
-                handle = stack.enter_context(safe_open(str(path), framework="pt"))
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-            for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
-                piece = handle.get_slice(name)
-                handles[name], available[name] = handle, Stored(tuple(piece.get_shape()), piece.get_dtype())
+        handles = _open(folder, stack)
+        available = {name: _stored(handle, name) for name, handle in handles.items()}
         config = checkpoint_config(config, available)
 
         def read(name: str) -> np.ndarray:
@@ -72,6 +64,34 @@ def load_reference(folder: str | Path, dtype: torch.dtype = torch.float64, mtp: 
     model = empty_model(config if mtp else without_mtp(config))
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def read_config(folder: str | Path) -> OpenPanguConfig:
+    """A checkpoint folder's checked configuration, with what only its tensor names tell. Errors as load_reference."""
+    folder = Path(folder)
+    config = OpenPanguConfig.from_file(folder)
+    with ExitStack() as stack:
+        return checkpoint_config(config, _open(folder, stack))
+
+
+def _open(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Tensor name -> the opened file that holds it. UserError for a broken file, or a tensor that is in two."""
+    handles: dict[str, Any] = {}
+    for path in weight_files(folder):
+        try:
+            handle = stack.enter_context(safe_open(str(path), framework="pt"))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+        for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+            if name in handles:
+                raise UserError(f"{path}: tensor {name} is also in another shard; it must be in one")
+            handles[name] = handle
+    return handles
+
+
+def _stored(handle: Any, name: str) -> Stored:
+    piece = handle.get_slice(name)
+    return Stored(tuple(piece.get_shape()), piece.get_dtype())
 
 
 def empty_model(config: OpenPanguConfig) -> OpenPanguForCausalLM:

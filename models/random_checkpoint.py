@@ -134,6 +134,11 @@ def write_random_checkpoint(
     return folder
 
 
+def tiny_checkpoint(folder: str | Path, seed: int) -> Path:
+    """A random checkpoint of a random configuration: both follow from the seed."""
+    return write_random_checkpoint(folder, random_config(seed), seed)
+
+
 def _stored(name: str, value: Tensor, stacked: bool, bias_in_gate: bool) -> dict[str, Tensor]:
     """A parameter under the names that the checkpoint gives it."""
     if name.endswith(GATE_UP) and not stacked:

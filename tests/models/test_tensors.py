@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from pangu_compile.errors import UserError  # noqa: E402
 from pangu_compile.models.config import OpenPanguConfig  # noqa: E402
-from pangu_compile.models.loading import load_reference  # noqa: E402
-from pangu_compile.models.random_checkpoint import write_random_checkpoint  # noqa: E402
+from pangu_compile.models.loading import load_reference, read_config  # noqa: E402
+from pangu_compile.models.random_checkpoint import random_config, tiny_checkpoint, write_random_checkpoint  # noqa: E402
 from pangu_compile.models.tensors import Stored, bind, parameter_shapes  # noqa: E402
 
 from .test_config import FLASH  # noqa: E402
@@ -138,6 +138,28 @@ def test_index_norm_with_a_bias(tmp_path: Path) -> None:
     del raw["index_k_norm_bias"]
     (folder / "config.json").write_text(json.dumps(raw))
     assert torch.equal(logits(folder), expected)
+    assert read_config(folder) == replace(CONFIG, index_k_norm_bias=True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tiny_checkpoint_is_what_its_seed_says(seed: int, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path, seed)
+    config = read_config(folder)
+    assert config == random_config(seed)
+    model = load_reference(folder)
+    with torch.no_grad():
+        spread = model(torch.arange(40)[None]).std()
+    assert model.config == config and 0.3 < spread < 10
+
+
+def test_tensor_in_two_shards(tmp_path: Path) -> None:
+    folder = write_random_checkpoint(tmp_path, CONFIG, 1, shards=2)
+    first = load_file(folder / "model-00001-of-00002.safetensors")
+    second = load_file(folder / "model-00002-of-00002.safetensors")
+    name = next(iter(first))
+    save_file({**second, name: first[name]}, folder / "model-00002-of-00002.safetensors")
+    with pytest.raises(UserError, match=f"tensor {re.escape(name)} is also in another shard"):
+        load_reference(folder)
 
 
 def test_without_mtp(tmp_path: Path) -> None:
