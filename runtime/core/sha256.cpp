@@ -1,7 +1,7 @@
 #include "sha256.h"
 
 #include <cstring>
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PANGU_PORTABLE)
 #include <cpuid.h>
 #include <immintrin.h>
 #endif
@@ -40,7 +40,7 @@ void blocks_portable(uint32_t *h, const uint8_t *p, size_t count) {
   }
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PANGU_PORTABLE)
 // Four rounds an iteration with the SHA extensions; the state is kept as (ABEF, CDGH).
 __attribute__((target("sha,sse4.1"))) void blocks_sha(uint32_t *h, const uint8_t *p, size_t count) {
   const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
@@ -79,7 +79,7 @@ bool has_sha() {
 #endif
 
 void blocks(uint32_t *h, const uint8_t *p, size_t count) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PANGU_PORTABLE)
   static const bool fast = has_sha();
   if (fast) return blocks_sha(h, p, count);
 #endif
