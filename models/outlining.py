@@ -70,9 +70,9 @@ def structure(module: nn.Module) -> Any:
     for name, value in sorted(vars(module).items()):
         if name.startswith("_") or name == "training":
             continue
-        if isinstance(value, (int, float, str, bool, type(None), torch.dtype, tuple)):
-            plain.append((name, value))
-        elif is_dataclass(value) and getattr(value, "__hash__", None):
+        if isinstance(value, (int, float, str, bool, type(None), torch.dtype, tuple)) or (
+            is_dataclass(value) and getattr(value, "__hash__", None)
+        ):
             plain.append((name, value))
         else:
             plain.append((name, id(value)))

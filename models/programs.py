@@ -154,9 +154,7 @@ class StepAttention(nn.Module):
         qr = a.q_a_layernorm(ql)
         return qr, a.q_b_proj(qr).view(shape)
 
-    def _latent(
-        self, u: Tensor, start: Tensor, cos: Tensor, sin: Tensor, state: Any, new_states: list[Tensor]
-    ) -> Tensor:
+    def _latent(self, u: Tensor, start: Tensor, cos: Tensor, sin: Tensor, state: Any, new_states: list[Tensor]) -> Tensor:
         c, a = self.c, self.attn
         kv = a.kv_a_proj_with_mqa(u)
         compressed = kv[:, : c.kv_lora_rank]
@@ -181,7 +179,9 @@ class StepAttention(nn.Module):
             sink_scores = torch.matmul(query.reshape(tokens * heads, width), sink_keys.t()).view(tokens, heads, sinks)
             scores = torch.cat([sink_scores, scores], -1)
         weights = torch.softmax(scores, -1)
-        own = weights[..., sinks:].clone(memory_format=torch.contiguous_format)  # compact, so that the reshapes below ask nothing of symbolic strides
+        own = weights[..., sinks:].clone(
+            memory_format=torch.contiguous_format
+        )  # compact, so that the reshapes below ask nothing of symbolic strides
         values = keys[..., : c.kv_lora_rank]
         if keys.dim() == 2:
             flat = own.reshape(tokens * heads, keys.shape[0])
@@ -335,9 +335,7 @@ class DraftBlock(nn.Module):
         self.attention = StepAttention(block.self_attn, config, index)
         self.ffn = StepMoE(block.mlp, config) if config.is_moe(index) else block.mlp
 
-    def forward(
-        self, hidden: Tensor, start: Tensor, positions: Tensor, embedded: Tensor, *states: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, hidden: Tensor, start: Tensor, positions: Tensor, embedded: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         block, c = self.block, self.c
         x = block.eh_proj(torch.cat([block.enorm(embedded), block.hnorm(hidden)], -1))
         attended, new_states = self.attention(block.input_layernorm(x), start, positions, list(states))
@@ -360,9 +358,7 @@ class Draft(nn.Module):
         self.block = DraftBlock(lm.model.layers[index], config, index)
         self.specs = [self.block.attention.states(f"mtp.{head}", head)]
 
-    def forward(
-        self, tokens: Tensor, hidden: Tensor, start: Tensor, rows: Tensor, *states: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, tokens: Tensor, hidden: Tensor, start: Tensor, rows: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         positions = start + (self.head - 1) + torch.arange(tokens.shape[0], device=tokens.device)
         args = (hidden, start, positions, self.lm.model.embed_tokens(tokens), *states)
         specs = self.specs[0]
@@ -389,9 +385,7 @@ def program_spec(name: str, module: Step | Draft, config: OpenPanguConfig, devic
     return ProgramSpec(name, module, tuple(inputs), states, ("logits", "hidden"), aliases)
 
 
-def build_programs(
-    config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCausalLM | None = None
-) -> list[ProgramSpec]:
+def build_programs(config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCausalLM | None = None) -> list[ProgramSpec]:
     """The programs of a model, weights on the meta device unless `lm` (perhaps a user's edited reference) is given."""
     if lm is None:
         with torch.device("meta"):

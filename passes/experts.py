@@ -1,6 +1,6 @@
 """Gathered expert weights times tokens -> expert_linear, which reads the chosen experts in place.
 
-    matmul(reshape(take(weight[E, O, I], index[T, k]), [T*k, O, I]), x[T*k, I, 1])  ->  expert_linear(x, weight, index)
+matmul(reshape(take(weight[E, O, I], index[T, k]), [T*k, O, I]), x[T*k, I, 1])  ->  expert_linear(x, weight, index)
 """
 
 from __future__ import annotations

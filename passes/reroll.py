@@ -34,7 +34,9 @@ def _alike(a: Node, b: Node, period: int, place: dict[Value, tuple[int, int]]) -
     return True
 
 
-def _longest(nodes: list[Node], start: int, signatures: list[object], place: dict[Value, tuple[int, int]]) -> tuple[int, int] | None:
+def _longest(
+    nodes: list[Node], start: int, signatures: list[object], place: dict[Value, tuple[int, int]]
+) -> tuple[int, int] | None:
     """(period, rounds) of the repetition that begins at `start` and covers most, or None."""
     best: tuple[int, int] | None = None
     for period in range(MIN_NODES, MAX_PERIOD + 1):

@@ -203,7 +203,15 @@ class Session:
 
         stats = GenerateStats()
         status = self._library.pangu_generate(
-            self.handle, ids.ctypes.data, len(ids), C.byref(options), TokenCallback(receive), None, C.byref(stats), None, None
+            self.handle,
+            ids.ctypes.data,
+            len(ids),
+            C.byref(options),
+            TokenCallback(receive),
+            None,
+            C.byref(stats),
+            None,
+            None,
         )
         if raised:
             raise raised[0]

@@ -89,7 +89,8 @@ def check_before_loading(folder: Path) -> None:
         raise ArtifactError(f"{folder / 'manifest.json'}: is damaged or not an artifact's; build the artifact again", 4) from None
     if version != FORMAT_VERSION:
         raise ArtifactError(
-            f"{folder / 'manifest.json'}: format version {version}, this runtime reads {FORMAT_VERSION}; build the artifact again", 3
+            f"{folder / 'manifest.json'}: format version {version}, this runtime reads {FORMAT_VERSION}; build the artifact again",
+            3,
         )
     sums = _read(folder / "SHA256SUMS").decode("utf-8", "replace").splitlines()
     table = dict(line.split("  ", 1)[::-1] for line in sums if "  " in line)

@@ -86,8 +86,7 @@ def generate(plan: Plan, weight_offsets: Mapping[str, int]) -> dict[str, str]:
     functions = [_function(f, name, dims) for name, f in plan.functions.items()]
     functions += [_function(p.function, f"program_{name}", dims) for name, p in plan.programs.items()]
     weights = [
-        {"name": w.name, "dtype": DTYPE_CODES[w.dtype], "offset": weight_offsets[w.name], "nbytes": w.nbytes}
-        for w in plan.weights
+        {"name": w.name, "dtype": DTYPE_CODES[w.dtype], "offset": weight_offsets[w.name], "nbytes": w.nbytes} for w in plan.weights
     ]
     text = _render(
         "model.cpp.jinja", dims=dims, functions=functions, weights=weights,

@@ -69,7 +69,8 @@ _CALL = {
     "exp": "pangu::exp", "sigmoid": "pangu::sigmoid", "silu": "pangu::silu", "relu": "pangu::relu",
     "rsqrt": "pangu::rsqrt", "sqrt": "std::sqrt", "log": "std::log", "sin": "std::sin", "cos": "std::cos",
     "tanh": "std::tanh", "erf": "std::erf", "abs": "std::abs", "pow": "std::pow", "remainder": "pangu::remainder",
-    "floor_divide": "pangu::floor_divide", "round": "std::nearbyint", "floor": "std::floor", "maximum": "pangu::max", "minimum": "pangu::min",
+    "floor_divide": "pangu::floor_divide", "round": "std::nearbyint", "floor": "std::floor",
+    "maximum": "pangu::max", "minimum": "pangu::min",
 }  # fmt: skip
 _PREFIX = {"neg": "-", "logical_not": "!"}
 

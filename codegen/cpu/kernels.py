@@ -128,7 +128,10 @@ class KernelWriter:
                 terms = [scaled(i, s) for i, s in zip(index, strides, strict=True)]
                 return f"{self.name(out)}[{add_terms(offset, *terms)}]"
 
-            parts.append(self._fill(operand.type.shape, store, lambda i, v=operand: self.inline.load(v, i)))
+            def load(index: list[str], operand: Value = operand) -> str:
+                return self.inline.load(operand, index)
+
+            parts.append(self._fill(operand.type.shape, store, load))
             at = dim(at + operand.type.shape[axis])
         return "\n".join(parts)
 
@@ -255,7 +258,10 @@ class KernelWriter:
         node, written = kernel.root, set(kernel.outputs)
         inputs = [f"{self._pointer(self._view(v))}" for v in node.inputs]
         outputs = [self.name(v) if v in written else "nullptr" for v in node.outputs]
-        lines = [f"const void *const in_[] = {{{', '.join(inputs)}}};", f"void *const out_[] = {{{', '.join(outputs)}}};"]
+        lines = [
+            f"const void *const in_[] = {{{', '.join(inputs)}}};",
+            f"void *const out_[] = {{{', '.join(outputs)}}};",
+        ]
         lines.append(f"{node.attrs['function']}(env, in_, out_, frame + {(self.frame_end + 63) // 64 * 64});")
         return "{\n  " + "\n  ".join(lines) + "\n}"
 
@@ -303,6 +309,10 @@ _COMBINE: dict[str, Callable[[str, str], str]] = {
 }
 _INITIAL: dict[str, Callable[[str], str]] = {
     "reduce_sum": lambda t: f"{t}(0)",
-    "reduce_max": lambda t: f"(std::numeric_limits<{t}>::has_infinity ? -std::numeric_limits<{t}>::infinity() : std::numeric_limits<{t}>::lowest())",
-    "reduce_min": lambda t: f"(std::numeric_limits<{t}>::has_infinity ? std::numeric_limits<{t}>::infinity() : std::numeric_limits<{t}>::max())",
+    "reduce_max": lambda t: (
+        f"(std::numeric_limits<{t}>::has_infinity ? -std::numeric_limits<{t}>::infinity() : std::numeric_limits<{t}>::lowest())"
+    ),
+    "reduce_min": lambda t: (
+        f"(std::numeric_limits<{t}>::has_infinity ? std::numeric_limits<{t}>::infinity() : std::numeric_limits<{t}>::max())"
+    ),
 }

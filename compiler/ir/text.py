@@ -1,10 +1,10 @@
 """The text form: prints any graph, and parses what it printed (print(parse(s)) == s).
 
-    func @layer(%x: f32[T, 64], %w: f32[64, 64]) {
-      %v0 = transpose(%w) {perm=(1, 0)}
-      %v1 = matmul(%x, %v0)
-      return %v1
-    }
+func @layer(%x: f32[T, 64], %w: f32[64, 64]) {
+  %v0 = transpose(%w) {perm=(1, 0)}
+  %v1 = matmul(%x, %v0)
+  return %v1
+}
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def print_module(module: Module) -> str:
 
 
 _TYPE = re.compile(r"(\w+)\[(.*)\]$")
-_NODE = re.compile(r"^(?P<outs>%.*?) = (?P<op>\w+)\((?P<ins>[^)]*)\)(?: \{(?P<attrs>.*?)\})? : (?P<types>.*?)(?:  // (?P<loc>.*))?$")
+_NODE = re.compile(
+    r"^(?P<outs>%.*?) = (?P<op>\w+)\((?P<ins>[^)]*)\)(?: \{(?P<attrs>.*?)\})? : (?P<types>.*?)(?:  // (?P<loc>.*))?$"
+)
 
 
 def _split(text: str) -> list[str]:

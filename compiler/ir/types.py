@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ _NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "b
 _NBYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
 
 
-@lru_cache(maxsize=None)
+@cache
 def symbol(name: str) -> sympy.Symbol:
     """The dimension symbol of that name."""
     return sympy.Symbol(name, integer=True, nonnegative=True)

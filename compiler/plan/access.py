@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,9 +71,7 @@ def _grow_left(a: Dim, b: Dim) -> bool | None:
     return bool(ratio < 1)
 
 
-def _reshape_strides(
-    old: tuple[Dim, ...], strides: tuple[Dim, ...], new: tuple[Dim, ...]
-) -> tuple[Dim, ...] | None:
+def _reshape_strides(old: tuple[Dim, ...], strides: tuple[Dim, ...], new: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
     """Strides of a reshaped view, or None where it needs a copy."""
     if is_contiguous(old, strides):
         return row_major(new)
@@ -82,7 +81,7 @@ def _reshape_strides(
     out: list[Dim] = [0] * len(new)
     for left, right in groups:
         wide = [i for i in left if not same_dim(old[i], 1)]
-        for a, b in zip(wide, wide[1:], strict=False):
+        for a, b in itertools.pairwise(wide):
             if not same_dim(strides[a], dim(strides[b] * old[b])):
                 return None
         step: Dim = strides[wide[-1]] if wide else 0
@@ -114,8 +113,7 @@ def affine(value: Value, is_buffer: Callable[[Value], bool]) -> Affine | None:
         padded = (0,) * (rank - len(shape)) + base.strides
         sizes = (1,) * (rank - len(shape)) + shape
         strides = tuple(
-            0 if same_dim(s, 1) and not same_dim(t, 1) else p
-            for s, t, p in zip(sizes, value.type.shape, padded, strict=True)
+            0 if same_dim(s, 1) and not same_dim(t, 1) else p for s, t, p in zip(sizes, value.type.shape, padded, strict=True)
         )
         return Affine(base.buffer, base.offset, strides)
     strides_or_none = _reshape_strides(shape, base.strides, value.type.shape)

@@ -13,8 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from pangu_compile.ir import DType, Folded, Graph, IRError, Module, Program, Role, StateInfo, TensorType, Value
-from pangu_compile.ir import evaluate_dim, run_graph
+from pangu_compile.ir import (
+    DType,
+    Folded,
+    Graph,
+    IRError,
+    Module,
+    Program,
+    Role,
+    StateInfo,
+    TensorType,
+    Value,
+    evaluate_dim,
+    run_graph,
+)
 
 from .memory import Slot, align, largest_live, place
 from .schedule import Kernel, Schedule, Scheduler
@@ -211,7 +223,9 @@ class Planner:
 
 
 def _weights(module: Module) -> list[PlannedWeight]:
-    used = {(r.kind, r.key): None for program in module.programs.values() for r in program.params if r.kind in ("weight", "constant")}
+    used = {
+        (r.kind, r.key): None for program in module.programs.values() for r in program.params if r.kind in ("weight", "constant")
+    }
     planned = []
     for kind, key in used:
         if kind == "constant":

@@ -49,10 +49,10 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "max_context": plan.max_context,
         "max_chunk": plan.max_chunk,
         "sizes": dict(sorted(plan.sizes.items())),
-        "states": [
-            {"name": s.name, "dtype": s.dtype, "width": s.width, "rows": s.rows, "owner": s.owner} for s in plan.states
+        "states": [{"name": s.name, "dtype": s.dtype, "width": s.width, "rows": s.rows, "owner": s.owner} for s in plan.states],
+        "weights": [
+            {"name": w.name, "dtype": w.dtype, "shape": list(w.shape), "folded": w.folded is not None} for w in plan.weights
         ],
-        "weights": [{"name": w.name, "dtype": w.dtype, "shape": list(w.shape), "folded": w.folded is not None} for w in plan.weights],
         "functions": {name: _function(f) for name, f in plan.functions.items()},
         "programs": programs,
     }

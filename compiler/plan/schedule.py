@@ -17,7 +17,18 @@ from .access import affine, contiguous_alias, split_groups
 
 CHEAP = {"constant", "size", "iota"}
 VIEWS = {"reshape", "transpose", "slice", "broadcast"}
-ALWAYS = {"matmul", "softmax", "topk", "sort", "argmax", "expert_linear", "reduce_sum", "reduce_max", "reduce_min", "call"}
+ALWAYS = {
+    "matmul",
+    "softmax",
+    "topk",
+    "sort",
+    "argmax",
+    "expert_linear",
+    "reduce_sum",
+    "reduce_max",
+    "reduce_min",
+    "call",
+}
 
 
 @dataclass
@@ -142,11 +153,11 @@ class Scheduler:
             # a strided view that this reshape cannot express: copy it once, then reshape freely
             self._materialise(source)
             return
-        if node.op == "reshape" and not _splits_only(node):
-            self._materialise(source)
-        elif node.op == "broadcast" and not self._cheap(source):
-            self._materialise(source)
-        elif self.uses[out] > 1 and not self._cheap(source):
+        if (
+            (node.op == "reshape" and not _splits_only(node))
+            or (node.op == "broadcast" and not self._cheap(source))
+            or (self.uses[out] > 1 and not self._cheap(source))
+        ):
             self._materialise(source)
 
     def _visit_pointwise(self, node: Node) -> None:

@@ -56,7 +56,8 @@ def _unary(op: str) -> Handler:
     return rule
 
 
-for _name in ("exp", "log", "sqrt", "rsqrt", "sigmoid", "sin", "cos", "tanh", "reciprocal", "erf", "silu", "neg", "abs", "relu", "round", "floor"):  # fmt: skip
+_UNARY = "exp log sqrt rsqrt sigmoid sin cos tanh reciprocal erf silu neg abs relu round floor"
+for _name in _UNARY.split():
     handles(f"{_name}.default")(_unary(_name))
 
 
@@ -116,8 +117,8 @@ def _compare(op: str) -> Handler:
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     handles(f"{_name}.Tensor", f"{_name}.Scalar")(_compare(_name))
 for _name in ("and", "or"):
-    for _full in (f"logical_{_name}.default", f"bitwise_{_name}.Tensor", f"__{_name}__.Tensor"):
-        handles(_full)(_binary(f"logical_{_name}"))
+    for _spelling in (f"logical_{_name}.default", f"bitwise_{_name}.Tensor", f"__{_name}__.Tensor"):
+        handles(_spelling)(_binary(f"logical_{_name}"))
 handles("logical_not.default", "bitwise_not.default")(_unary("logical_not"))
 
 
@@ -194,7 +195,8 @@ def _bound(value: Any, size: Any) -> Any:
 
 @handles("slice.Tensor")
 def _slice(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
-    x, axis, start, stop, step = [*args, *[0, None, None, 1][len(args) - 1 :]]
+    defaults: list[Any] = [0, None, None, 1]  # axis, start, stop, step
+    x, axis, start, stop, step = args + defaults[len(args) - 1 :]
     axis %= x.type.rank
     size = x.type.shape[axis]
     if step != 1:
@@ -308,7 +310,7 @@ def _index_put(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value
     if len(indices) != 1 or indices[0] is None or (len(args) > 3 and args[3]):
         raise IRError(f"{im.graph.name}: index_put other than rows of axis 0 is not covered ({im.build.loc})")
     shape = (*indices[0].type.shape, *target.type.shape[1:])
-    if not rows.type.rank == len(shape):
+    if rows.type.rank != len(shape):
         rows = im.build("broadcast", rows, shape=shape)
     return im.build("put_rows", target, indices[0], rows)
 

@@ -23,12 +23,19 @@ from .importer import ImportedWeights, import_program
 EXAMPLES = {"T": 7, "M": 5, "S": 11}
 
 
-def _export(module: torch.nn.Module, args: Sequence[torch.Tensor], dynamic: Sequence[Any], what: str) -> torch.export.ExportedProgram:
+def _export(
+    module: torch.nn.Module, args: Sequence[torch.Tensor], dynamic: Sequence[Any], what: str
+) -> torch.export.ExportedProgram:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.export").setLevel(logging.ERROR)
-            exported = torch.export.export(module, tuple(args), dynamic_shapes=_nested(module, dynamic), prefer_deferred_runtime_asserts_over_guards=True)
+            exported = torch.export.export(
+                module,
+                tuple(args),
+                dynamic_shapes=_nested(module, dynamic),
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
             return exported.run_decompositions()
     except Exception as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

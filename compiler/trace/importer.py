@@ -104,7 +104,7 @@ class Importer:
             self.values[node] = self._outlined(node)
             return
         if target == "<built-in function getitem>":
-            self.values[node] = self.values[node.args[0]][node.args[1]]
+            self.values[node] = self.arg(node.args[0])[node.args[1]]
             return
         handler = HANDLERS.get(target)
         if handler is None:

@@ -26,12 +26,12 @@ class Options:
 
     out: Path
     work: Path
-    steps: int = 1700
+    steps: int = 1080
     warmup: int = 50
-    decay: int = 700
+    decay: int = 480
     batch: int = 8
     length: int = 512
-    long_steps: int = 100  # the last steps use windows twice as long, half as many
+    long_steps: int = 70  # the last steps use windows twice as long, half as many
     dense_steps: int = 150  # the first steps attend to all keys while the indexers learn
     muon_lr: float = 0.02
     adam_lr: float = 3e-3

@@ -15,7 +15,8 @@ from pangu_compile.plan import PlanOptions, make_plan
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = r"""
 #include "pangu_abi.h"
-extern "C" void pangu_parallel_for(pangu_pool *, int64_t n, int64_t grain, void (*body)(void *, int64_t, int64_t, int32_t), void *arg) {
+extern "C" void pangu_parallel_for(pangu_pool *, int64_t n, int64_t grain,
+    void (*body)(void *, int64_t, int64_t, int32_t), void *arg) {
   for (int64_t i = 0; i < n; i += grain) body(arg, i, i + grain < n ? i + grain : n, 0);
 }
 extern "C" void shim_run(int i, const pangu_exec *exec) { pangu_generated_model.programs[i].run(exec); }

@@ -7,6 +7,7 @@ and speculation on and off. The models are random, so nearly all drafts are reje
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def pieces(total: int, seed: int) -> list[list[int]]:
     ways = [[total], *([size] * (total // size) + ([total % size] if total % size else []) for size in (64, 7, 1))]
     for _ in range(2):
         cuts = sorted({*rng.integers(1, total, 4).tolist(), 0, total})
-        ways.append([b - a for a, b in zip(cuts, cuts[1:], strict=False)])
+        ways.append([b - a for a, b in itertools.pairwise(cuts)])
     return ways
 
 

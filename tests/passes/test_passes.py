@@ -80,7 +80,10 @@ def test_sort_becomes_topk():
     [
         ("descending=True", "descending=False"),
         ("return %a, %b", "return %a, %i"),
-        ("%b = slice(%v) {axis=1, start=0, stop=3} : f32[T, 3]", "%b = slice(%v) {axis=1, start=0, stop=4} : f32[T, 4]"),
+        (
+            "%b = slice(%v) {axis=1, start=0, stop=3} : f32[T, 3]",
+            "%b = slice(%v) {axis=1, start=0, stop=4} : f32[T, 4]",
+        ),
         ("start=0, stop=3} : i64", "start=1, stop=4} : i64"),
     ],
 )
@@ -108,7 +111,9 @@ def test_gathered_experts_are_fused():
 
 
 def test_experts_stay_where_the_gather_is_not_theirs():
-    text = EXPERTS.replace("%i: i64[T, 2], %w: f32[5, 7, 6]) {", "%i: i64[T, 2], %w0: f32[5, 7, 6]) {\n  %w = neg(%w0) : f32[5, 7, 6]")
+    text = EXPERTS.replace(
+        "%i: i64[T, 2], %w: f32[5, 7, 6]) {", "%i: i64[T, 2], %w0: f32[5, 7, 6]) {\n  %w = neg(%w0) : f32[5, 7, 6]"
+    )
     assert "expert_linear" not in ops(run(module_of(text, ("w0",)), fuse_expert_linear))
 
 
@@ -181,7 +186,9 @@ def test_a_wrong_rewrite_is_caught_and_named():
         graph.rename()
         text = print_graph(graph)
         assert text.count("topk(%x)") == 1
-        module.programs["f"].graph = parse_graph(text.replace("%v0, %v1 = topk(%x)", "%n = neg(%x) : f32[T, 9]\n  %v0, %v1 = topk(%n)"))
+        module.programs["f"].graph = parse_graph(
+            text.replace("%v0, %v1 = topk(%x)", "%n = neg(%x) : f32[T, 9]\n  %v0, %v1 = topk(%n)")
+        )
 
     module = module_of(SORT)
     module.programs["f"].graph.rename()

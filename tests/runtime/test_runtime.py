@@ -369,5 +369,3 @@ def test_closed_handles_are_refused(artifact):
     model.close()
     with pytest.raises(InputError, match="closed"):
         model.session()
-
-

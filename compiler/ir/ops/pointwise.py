@@ -64,11 +64,12 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
-for _name, _fn in {
+_FLOAT_UNARY: dict[str, Callable[..., Any]] = {
     "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "sigmoid": _sigmoid,
     "sin": np.sin, "cos": np.cos, "tanh": np.tanh, "reciprocal": lambda x: 1 / x, "erf": _erf,
     "silu": lambda x: x * _sigmoid(x), "round": np.rint, "floor": np.floor,
-}.items():  # fmt: skip
+}  # fmt: skip
+for _name, _fn in _FLOAT_UNARY.items():
     _op(_name, 1, _fn, FLOATS)
 _op("neg", 1, np.negative, NUMBERS)
 _op("abs", 1, np.abs, NUMBERS)
@@ -98,28 +99,44 @@ def _infer_where(types: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 define(OpDef("where", 3, _infer_where, lambda a, _, __: [np.where(a[0], a[1], a[2])], {}, kind="pointwise"))
 define(
     OpDef(
-        "cast", 1, lambda t, a: [TensorType(DType(a["dtype"]), t[0].shape)],
-        lambda x, a, _: [np.asarray(x[0]).astype(DType(a["dtype"]).numpy)], {"dtype": (str,)}, kind="pointwise",
-    )  # fmt: skip
+        "cast",
+        1,
+        lambda t, a: [TensorType(DType(a["dtype"]), t[0].shape)],
+        lambda x, a, _: [np.asarray(x[0]).astype(DType(a["dtype"]).numpy)],
+        {"dtype": (str,)},
+        kind="pointwise",
+    )
 )
 define(
     OpDef(
-        "constant", 0, lambda t, a: [TensorType(DType(a["dtype"]), ())],
+        "constant",
+        0,
+        lambda t, a: [TensorType(DType(a["dtype"]), ())],
         lambda x, a, _: [np.asarray(a["value"], DType(a["dtype"]).numpy)],
-        {"value": (int, float, bool), "dtype": (str,)}, kind="pointwise", doc="A rank-0 constant.",
-    )  # fmt: skip
+        {"value": (int, float, bool), "dtype": (str,)},
+        kind="pointwise",
+        doc="A rank-0 constant.",
+    )
 )
 define(
     OpDef(
-        "iota", 0, lambda t, a: [TensorType(DType(a["dtype"]), (dim(a["size"]),))],
+        "iota",
+        0,
+        lambda t, a: [TensorType(DType(a["dtype"]), (dim(a["size"]),))],
         lambda x, a, env: [np.arange(evaluate_dim(a["size"], env)).astype(DType(a["dtype"]).numpy)],
-        {"size": (object,), "dtype": (str,)}, kind="pointwise", doc="0, 1, .. size-1.",
-    )  # fmt: skip
+        {"size": (object,), "dtype": (str,)},
+        kind="pointwise",
+        doc="0, 1, .. size-1.",
+    )
 )
 define(
     OpDef(
-        "size", 0, lambda t, a: [TensorType(DType.i64, ())],
+        "size",
+        0,
+        lambda t, a: [TensorType(DType.i64, ())],
         lambda x, a, env: [np.asarray(evaluate_dim(a["value"], env), np.int64)],
-        {"value": (object,)}, kind="pointwise", doc="A symbolic dimension as a rank-0 integer.",
-    )  # fmt: skip
+        {"value": (object,)},
+        kind="pointwise",
+        doc="A symbolic dimension as a rank-0 integer.",
+    )
 )
