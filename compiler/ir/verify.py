@@ -74,7 +74,12 @@ def _verify_program(module: Module, name: str, program: Program) -> None:
     graph = program.graph
     if len(program.params) != len(graph.params) or len(program.outputs) != len(graph.outputs):
         raise IRError(f"program {name}: roles do not match its parameters and outputs")
-    tables: dict[str, Mapping[str, object] | None] = {"weight": module.weights, "constant": module.constants, "state": module.states, "input": None}
+    tables: dict[str, Mapping[str, object] | None] = {
+        "weight": module.weights,
+        "constant": module.constants,
+        "state": module.states,
+        "input": None,
+    }
     for role, value in zip(program.params, graph.params, strict=True):
         if role.kind not in tables:
             raise IRError(f"program {name}: parameter %{value.name} has unknown role {role.kind!r}")

@@ -13,6 +13,8 @@ from pangu_compile.ir import Module, evaluate_dim
 from pangu_compile.plan import PlanOptions, make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
+# undefined behaviour aborts the test; the whole runtime runs under the address sanitizer in tests/e2e
+SANITIZED = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
 SHIM = r"""
 #include "pangu_abi.h"
 extern "C" void pangu_parallel_for(pangu_pool *, int64_t n, int64_t grain,
@@ -38,7 +40,7 @@ def _pointers(arrays: list[np.ndarray]) -> tuple[C.Array, list[np.ndarray]]:
 class Compiled:
     """A module compiled at -O1 (or with sanitizers); `run` takes and returns numpy arrays by role key."""
 
-    def __init__(self, module: Module, folder: Path, flags: tuple[str, ...] = ("-O1",), options: PlanOptions | None = None):
+    def __init__(self, module: Module, folder: Path, flags: tuple[str, ...] = SANITIZED, options: PlanOptions | None = None):
         self.module = module
         self.plan = make_plan(module, options or PlanOptions(max_context=64, max_chunk=16))
         for name, text in generate(self.plan, {w.name: 0 for w in self.plan.weights}).items():
