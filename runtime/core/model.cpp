@@ -86,10 +86,40 @@ using pangu_core::Error;
 
 namespace {
 
+// The instruction sets that this library was compiled for must exist here: a clear error instead of a crash.
+void check_processor(const std::string &folder) {
+  const char *missing = nullptr;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+#define PANGU_NEEDS(name)                                                                                              \
+  if (!__builtin_cpu_supports(name)) missing = name;
+#if defined(__AVX2__)
+  PANGU_NEEDS("avx2")
+#endif
+#if defined(__FMA__)
+  PANGU_NEEDS("fma")
+#endif
+#if defined(__AVX512F__)
+  PANGU_NEEDS("avx512f")
+#endif
+#if defined(__AVX512VL__)
+  PANGU_NEEDS("avx512vl")
+#endif
+#if defined(__AVX512VNNI__)
+  PANGU_NEEDS("avx512vnni")
+#endif
+#undef PANGU_NEEDS
+#endif
+  if (missing != nullptr)
+    throw Error(PANGU_BAD_ARTIFACT, folder + ": its library needs the instruction set " + missing +
+                                        ", which this processor lacks; build the artifact with --arch x86-64-v3 or on this machine");
+}
+
 std::string checked(const std::string &folder, const pangu_model_options &options) {
   struct stat info {};
   if (::stat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))
     throw Error(PANGU_BAD_ARTIFACT, folder + ": no such artifact directory");
+  check_processor(folder);
   pangu_core::verify_artifact(folder, options.skip_verify == 0);
   return folder + "/weights.safetensors";
 }
