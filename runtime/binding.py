@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes as C
+import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -19,6 +21,7 @@ from .library import (
     GenerateStats,
     ModelInfo,
     ModelOptions,
+    ProgramInfo,
     SessionOptions,
     TokenCallback,
     load_library,
@@ -70,11 +73,12 @@ class Model:
         self.path = Path(path)
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; give 1 or more")
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._library = load_library(self.path)
         options = ModelOptions(threads or 0, 0 if verify else 1)
         handle = C.c_void_p()
         self._handle: C.c_void_p | None = None
-        self.check(self._library.pangu_model_open(str(self.path).encode(), C.byref(options), C.byref(handle)))
+        self.check(self._library.pangu_model_open(os.fsencode(self.path), C.byref(options), C.byref(handle)))
         self._handle = handle
         info = ModelInfo()
         self.check(self._library.pangu_model_info(handle, C.byref(info)))
@@ -101,7 +105,19 @@ class Model:
         self, name: str, dims: Sequence[int], inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray],
         states: Sequence[np.ndarray] = (),
     ) -> None:  # fmt: skip
-        """Run a program on raw C-contiguous arrays; outputs and states are written in place."""
+        """Run a program on raw C-contiguous arrays; outputs and states are written in place.
+
+        Shapes and dtypes are the caller's to get right.
+
+        Raises:
+            InputError: no such program, another number of arrays than it takes, or one that is not contiguous.
+        """
+        info = ProgramInfo()
+        self.check(self._library.pangu_program_info(self.handle, name.encode(), C.byref(info)))
+        given = (len(dims), len(inputs), len(outputs), len(states))
+        takes = (info.n_dims, info.n_in, info.n_out, info.n_states)
+        if given[:3] != takes[:3] or given[3] not in (0, takes[3]):
+            raise InputError(f"program {name} takes (dims, inputs, outputs, states) {takes}, got {given}")
         sizes = np.asarray(dims if len(dims) else [0], np.int64)
         tables = []
         for arrays in (inputs, outputs, states):
@@ -111,7 +127,9 @@ class Model:
         self.check(self._library.pangu_run_program(self.handle, name.encode(), sizes.ctypes.data, *tables))
 
     def close(self) -> None:
-        """Release the model. Sessions must be closed before."""
+        """Release the model, and its sessions that are still open."""
+        for session in list(self._sessions):
+            session.close()
         if self._handle is not None:
             self._library.pangu_model_close(self._handle)
             self._handle = None
@@ -135,6 +153,7 @@ class Session:
         self._handle: C.c_void_p | None = None
         model.check(self._library.pangu_session_open(model.handle, C.byref(options), C.byref(handle)))
         self._handle = handle
+        model._sessions.add(self)
 
     @property
     def handle(self) -> C.c_void_p:
@@ -238,6 +257,10 @@ class Session:
     def restore(self, data: bytes) -> None:
         """Continue where `save` was taken. InputError where the bytes are not of this artifact; nothing changes then."""
         self.model.check(self._library.pangu_session_restore(self.handle, data, len(data)))
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens. A few tokens back costs nothing; further back they are computed again."""
+        self.model.check(self._library.pangu_session_truncate(self.handle, length))
 
     def reset(self) -> None:
         """Forget every token."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes as C
 import hashlib
 import json
+import shutil
+import tempfile
+import threading
 from pathlib import Path
 
 from .errors import ArtifactError
@@ -47,6 +50,10 @@ class GenerateStats(C.Structure):
     ]  # fmt: skip
 
 
+class ProgramInfo(C.Structure):
+    _fields_ = [("n_dims", C.c_int32), ("n_in", C.c_int32), ("n_out", C.c_int32), ("n_states", C.c_int32)]
+
+
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "pangu_last_error": (C.c_char_p, []),
     "pangu_model_open": (C.c_int32, [C.c_char_p, C.POINTER(ModelOptions), C.POINTER(C.c_void_p)]),
@@ -56,6 +63,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "pangu_session_close": (None, [C.c_void_p]),
     "pangu_session_length": (C.c_int64, [C.c_void_p]),
     "pangu_session_reset": (C.c_int32, [C.c_void_p]),
+    "pangu_session_truncate": (C.c_int32, [C.c_void_p, C.c_int64]),
+    "pangu_program_info": (C.c_int32, [C.c_void_p, C.c_char_p, C.POINTER(ProgramInfo)]),
     "pangu_prefill": (C.c_int32, [C.c_void_p, C.c_void_p, C.c_size_t, C.c_int64, C.c_int32, C.c_void_p]),
     "pangu_decode": (C.c_int32, [C.c_void_p, C.c_int64, C.c_void_p]),
     "pangu_generate": (
@@ -68,6 +77,9 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "pangu_run_program": (C.c_int32, [C.c_void_p, C.c_char_p, C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p]),
 }  # fmt: skip
 
+_loading = threading.Lock()
+_loaded: dict[str, str] = {}  # path given to the dynamic loader -> digest of the library that it loaded from there
+
 
 def _read(path: Path) -> bytes:
     try:
@@ -78,8 +90,12 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})", 5) from None
 
 
-def check_before_loading(folder: Path) -> None:
-    """Format version and the library's checksum: a damaged library must never be executed. ArtifactError otherwise."""
+def check_before_loading(folder: Path) -> str:
+    """Format version and the library's checksum, which is returned: a damaged library must never be executed.
+
+    Raises:
+        ArtifactError: something is missing or differs.
+    """
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such artifact directory", 2)
     manifest = _read(folder / "manifest.json")
@@ -98,16 +114,30 @@ def check_before_loading(folder: Path) -> None:
         digest = hashlib.sha256(_read(path)).hexdigest()
         if table.get(name) != digest:
             raise ArtifactError(f"{path}: does not match its checksum in SHA256SUMS; the artifact is corrupt, build it again", 4)
+    return table[LIBRARY]
+
+
+def _open(path: Path, digest: str) -> C.CDLL:
+    """The library at `path`. The loader knows libraries by path: one that was built again in the same place would be
+    taken for the old one, so it is loaded from a copy."""
+    with _loading:
+        if _loaded.setdefault(str(path), digest) == digest:
+            return C.CDLL(str(path))
+        with tempfile.TemporaryDirectory(prefix="pangu-library-") as scratch:
+            copy = shutil.copy(path, Path(scratch) / path.name)
+            return C.CDLL(str(copy))  # stays mapped after the file is gone
 
 
 def load_library(folder: Path) -> C.CDLL:
     """The artifact's own library, declared. Several artifacts can be loaded in one process."""
-    check_before_loading(folder)
+    digest = check_before_loading(folder)
     try:
-        library = C.CDLL(str((folder / LIBRARY).resolve()))
+        library = _open((folder / LIBRARY).resolve(), digest)
     except OSError as error:
         raise ArtifactError(f"{folder / LIBRARY}: cannot be loaded on this machine ({error}); build it here", 2) from None
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
+        function = getattr(library, name, None)
+        if function is None:
+            raise ArtifactError(f"{folder / LIBRARY}: lacks {name}, so another version built it; build the artifact again", 3)
         function.restype, function.argtypes = result, arguments
     return library

@@ -2,7 +2,6 @@
 #include "session.h"
 
 #include <cmath>
-#include <cstring>
 #include <new>
 
 using pangu_core::Error;
@@ -23,6 +22,9 @@ template <class Body> int32_t guarded(const Body &body) {
     return PANGU_NO_MEMORY;
   } catch (const std::exception &error) {
     last_error = error.what();
+    return PANGU_INTERNAL;
+  } catch (...) {
+    last_error = "unknown failure in the runtime";
     return PANGU_INTERNAL;
   }
 }
@@ -76,6 +78,13 @@ int32_t pangu_session_reset(pangu_session *session) {
   });
 }
 
+int32_t pangu_session_truncate(pangu_session *session, int64_t length) {
+  return guarded([&] {
+    need(session != nullptr, "pangu_session_truncate: session must not be null");
+    session->truncate(length);
+  });
+}
+
 int32_t pangu_prefill(pangu_session *session, const int64_t *tokens, size_t n, int64_t chunk, int32_t all_logits, float *logits) {
   return guarded([&] {
     need(session != nullptr && tokens != nullptr, "pangu_prefill: session and tokens must not be null");
@@ -104,6 +113,7 @@ int32_t pangu_generate(pangu_session *session, const int64_t *prompt, size_t n_p
     if (options != nullptr) chosen = *options;
     need(chosen.temperature >= 0 && std::isfinite(chosen.temperature), "temperature must be a finite number of at least 0");
     need(chosen.top_p > 0 && chosen.top_p <= 1, "top_p must be above 0 and at most 1");
+    need(chosen.max_new_tokens >= 0, "max_new_tokens must not be negative");
     need(chosen.top_k >= 0, "top_k must not be negative");
     need(chosen.stop_tokens != nullptr || chosen.n_stop_tokens == 0, "stop_tokens is null");
     size_t count = 0;
@@ -123,12 +133,10 @@ int32_t pangu_generate(pangu_session *session, const int64_t *prompt, size_t n_p
 int32_t pangu_session_save(const pangu_session *session, void *buffer, size_t *size) {
   return guarded([&] {
     need(session != nullptr && size != nullptr, "pangu_session_save: session and size must not be null");
-    const std::vector<uint8_t> bytes = session->save();
-    if (buffer != nullptr) {
-      need(*size >= bytes.size(), "pangu_session_save: the buffer is too small");
-      std::memcpy(buffer, bytes.data(), bytes.size());
-    }
-    *size = bytes.size();
+    const size_t needed = session->saved_size();
+    need(buffer == nullptr || *size >= needed, "pangu_session_save: the buffer is too small");
+    *size = needed;
+    if (buffer != nullptr) session->save(static_cast<uint8_t *>(buffer));
   });
 }
 
@@ -136,6 +144,14 @@ int32_t pangu_session_restore(pangu_session *session, const void *buffer, size_t
   return guarded([&] {
     need(session != nullptr && buffer != nullptr, "pangu_session_restore: arguments must not be null");
     session->restore(static_cast<const uint8_t *>(buffer), size);
+  });
+}
+
+int32_t pangu_program_info(const pangu_model *model, const char *name, pangu_program_info_t *info) {
+  return guarded([&] {
+    need(model != nullptr && name != nullptr && info != nullptr, "pangu_program_info: arguments must not be null");
+    const pangu_program_desc &program = model->program(name);
+    *info = {program.n_dims, program.n_in, program.n_out, model->tables.n_states};
   });
 }
 

@@ -131,6 +131,12 @@ pangu_model::pangu_model(const std::string &folder, const pangu_model_options &o
       file_(checked(folder, options)) {
   if (tables.abi_version != PANGU_ABI_VERSION)
     throw Error(PANGU_BAD_VERSION, folder + ": library of ABI version " + std::to_string(tables.abi_version) + "; build it again");
+  struct stat sums {};
+  const std::string sums_path = folder + "/SHA256SUMS";
+  if (::stat(sums_path.c_str(), &sums) == 0) {
+    const pangu_core::MappedFile file(sums_path);
+    fingerprint = pangu_core::sha256_hex(file.data(), file.size());
+  }
   for (int i = 0; i < tables.n_weights; ++i) {
     const pangu_weight_desc &w = tables.weights[i];
     if (w.offset < 0 || static_cast<uint64_t>(w.offset) + static_cast<uint64_t>(w.nbytes) > file_.size())

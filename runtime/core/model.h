@@ -36,6 +36,7 @@ struct pangu_model {
   const pangu_generated_model_desc &tables = pangu_generated_model;
   std::vector<const void *> weights;
   int threads;
+  std::string fingerprint; // of all files of the artifact; empty where SHA256SUMS is absent and was not asked for
 
 private:
   pangu_core::MappedFile file_;

@@ -1,7 +1,10 @@
 // pool.cpp: the work-sharing pool behind pangu_parallel_for. Workers spin briefly for the next job, then sleep.
 #include "pool.h"
 
+#include "error.h"
+
 #include <algorithm>
+#include <system_error>
 
 namespace {
 
@@ -18,10 +21,19 @@ constexpr int kSpins = 4000;
 } // namespace
 
 pangu_pool::pangu_pool(int threads) : threads_(std::max(1, threads)) {
-  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { work(i); });
+  try {
+    workers_.reserve(static_cast<size_t>(threads_));
+    for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error &error) {
+    join(); // a joinable thread must not be destroyed
+    throw pangu_core::Error(PANGU_NO_MEMORY, "cannot start " + std::to_string(threads_) + " threads (" + error.what() +
+                                                 "); open the model with fewer threads");
+  }
 }
 
-pangu_pool::~pangu_pool() {
+pangu_pool::~pangu_pool() { join(); }
+
+void pangu_pool::join() {
   {
     std::lock_guard<std::mutex> hold(sleep_);
     stop_ = true;

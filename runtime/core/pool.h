@@ -21,6 +21,7 @@ struct pangu_pool {
 private:
   void work(int worker);
   void run_range(int worker);
+  void join();
 
   const int threads_;
   std::vector<std::thread> workers_;

@@ -1,7 +1,9 @@
 #include "session.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <sys/mman.h>
 
@@ -34,7 +36,7 @@ int64_t checked_context(const pangu_generated_model_desc &tables, int64_t asked)
 
 pangu_session::pangu_session(pangu_model &model, const pangu_session_options &options)
     : model_(model), tables_(model.tables), max_context_(checked_context(model.tables, options.max_context)),
-      heads_(options.speculate != 0 ? model.tables.num_drafts : 0), pool_(model.threads),
+      heads_(options.speculate != 0 ? std::min<int>(model.tables.num_drafts, PANGU_MAX_DRAFTS) : 0), pool_(model.threads),
       head_rows_(static_cast<size_t>(heads_) + 1, 0), history_(2 * model.tables.max_chunk + 4 * PANGU_MAX_DRAFTS) {
   if (std::strcmp(tables_.role, "lm") != 0) throw Error(PANGU_BAD_ARGUMENT, "this artifact is a compiled module, not a language model; use run_program");
   for (int i = 0; i < tables_.n_states; ++i) {
@@ -48,13 +50,6 @@ pangu_session::pangu_session(pangu_model &model, const pangu_session_options &op
   if (heads_ > 0) hidden_.assign(static_cast<size_t>(heads_), std::vector<float>(static_cast<size_t>(history_ * tables_.hidden_size)));
   scratch_.resize(static_cast<size_t>(tables_.max_chunk * tables_.hidden_size));
   rows_.resize(scratch_.size());
-}
-
-void pangu_session::reset() {
-  tokens_.clear();
-  std::fill(head_rows_.begin(), head_rows_.end(), 0);
-  for (int i = 0; i < tables_.n_states; ++i)
-    if (tables_.states[i].append == 0) std::memset(states_[i].data(), 0, states_[i].size());
 }
 
 void pangu_session::check_tokens(const int64_t *tokens, int64_t n) const {
@@ -82,6 +77,7 @@ void pangu_session::step(const int64_t *tokens, int64_t n, const std::vector<int
   const int64_t start = length();
   run(model_.program("step"), {n, start, static_cast<int64_t>(rows.size())}, {tokens, &start, rows.data()}, {logits, scratch_.data()});
   tokens_.insert(tokens_.end(), tokens, tokens + n);
+  written_ = std::max(written_, length());
   if (heads_ > 0)
     for (int64_t i = 0; i < n; ++i)
       std::memcpy(hidden_row(0, start + i), scratch_.data() + i * tables_.hidden_size, sizeof(float) * tables_.hidden_size);
@@ -109,9 +105,12 @@ void pangu_session::feed_head(int head, int64_t end, const std::vector<int64_t> 
   }
 }
 
-// Let the heads follow the trunk over confirmed tokens; unless `all`, only when a whole chunk is waiting.
-void pangu_session::flush_heads(bool all) {
-  if (heads_ == 0 || (!all && length() - head_rows_[1] < tables_.max_chunk)) return;
+// Let the heads follow the trunk over confirmed tokens, once a whole chunk is waiting. A head that is not drafting (few
+// tokens are wanted) falls behind the others, and must follow before the hidden rows that it needs are overwritten.
+void pangu_session::flush_heads() {
+  int64_t behind = length();
+  for (int head = 1; head <= heads_; ++head) behind = std::min(behind, head_end(head));
+  if (length() - behind < tables_.max_chunk) return;
   for (int head = 1; head <= heads_; ++head) feed_head(head, length() - 2, {}, nullptr);
 }
 
@@ -131,16 +130,26 @@ void pangu_session::prefill(const int64_t *tokens, int64_t n, int64_t chunk, boo
       rows.push_back(count - 1);
     }
     step(tokens + at, count, rows, out);
-    flush_heads(false);
+    flush_heads();
   }
 }
 
 // Forget every row from `length` on. Nothing is copied: rings and caches are addressed and masked by position.
+// A head's row p is right if it read tokens up to p + 1 that are kept.
 void pangu_session::rollback(int64_t length) {
   tokens_.resize(static_cast<size_t>(length));
+  for (int head = 1; head <= heads_; ++head) head_rows_[head] = std::clamp<int64_t>(length - head, 0, head_rows_[head]);
+}
+
+// A model whose numbers have gone bad must be an error, not a token.
+void pangu_session::check_finite(const float *logits) const {
+  for (int64_t i = 0; i < tables_.vocab_size; ++i)
+    if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity())
+      throw Error(PANGU_INTERNAL, "the logits after " + std::to_string(length()) + " tokens are not finite; check the checkpoint with pangu-compile verify");
 }
 
 int64_t pangu_session::choose(const float *logits, const pangu_core::Filter &filter, pangu_core::Random &random) const {
+  check_finite(logits);
   if (filter.greedy()) return pangu_core::argmax(logits, tables_.vocab_size);
   return random.draw(filter.distribution(logits, tables_.vocab_size));
 }
@@ -153,6 +162,7 @@ std::vector<pangu_session::Draft> pangu_session::propose(int64_t pending, int64_
   std::vector<float> logits(static_cast<size_t>(tables_.vocab_size));
   for (int head = 1; head <= count; ++head) {
     feed_head(head, length() + head - 2, extra, logits.data());
+    check_finite(logits.data());
     Draft draft{0, {}};
     if (filter.greedy()) {
       draft.first = pangu_core::argmax(logits.data(), tables_.vocab_size);
@@ -184,6 +194,7 @@ std::vector<int64_t> pangu_session::verify(int64_t pending, const std::vector<Dr
       break;
     }
     const int64_t guess = drafts[i].first;
+    check_finite(row);
     if (filter.greedy()) {
       const int64_t own = pangu_core::argmax(row, vocab);
       result.push_back(own);
@@ -203,10 +214,6 @@ std::vector<int64_t> pangu_session::verify(int64_t pending, const std::vector<Dr
     result.push_back(random.draw(left > 0 ? rest : p));
     break;
   }
-  const int64_t accepted = static_cast<int64_t>(result.size()) - 1;
-  rollback(start + 1 + accepted);
-  // A head's row p is right if it read tokens up to p + 1 that were accepted.
-  for (int head = 1; head <= heads_; ++head)
-    head_rows_[head] = std::min(head_rows_[head], std::max<int64_t>(0, start + accepted - (head - 1)));
+  rollback(start + static_cast<int64_t>(result.size())); // the pending token and the accepted drafts
   return result;
 }

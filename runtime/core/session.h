@@ -33,10 +33,12 @@ struct pangu_session {
 
   int64_t length() const { return static_cast<int64_t>(tokens_.size()); }
   void reset();
+  void truncate(int64_t length);
   void prefill(const int64_t *tokens, int64_t n, int64_t chunk, bool all_logits, float *logits);
   void generate(const int64_t *prompt, int64_t n, const pangu_generate_options &options,
                 const std::function<bool(int64_t)> &emit, pangu_generate_stats &stats);
-  std::vector<uint8_t> save() const;
+  size_t saved_size() const;
+  void save(uint8_t *out) const; // saved_size() bytes
   void restore(const uint8_t *data, size_t size);
 
 private:
@@ -46,10 +48,12 @@ private:
   void run(const pangu_program_desc &program, const std::vector<int64_t> &dims, const std::vector<const void *> &in,
            const std::vector<void *> &out);
   void step(const int64_t *tokens, int64_t n, const std::vector<int64_t> &rows, float *logits);
+  size_t write(uint8_t *out) const; // of the saved form without its digest; null: only the size
   float *hidden_row(int level, int64_t position);
   int64_t head_end(int head) const { return head_rows_[head] + head - 1; }
   void feed_head(int head, int64_t end, const std::vector<int64_t> &extra, float *logits);
-  void flush_heads(bool all);
+  void flush_heads();
+  void check_finite(const float *logits) const;
   void rollback(int64_t length);
   std::vector<Draft> propose(int64_t pending, int64_t count, const pangu_core::Filter &filter, pangu_core::Random &random);
   std::vector<int64_t> verify(int64_t pending, const std::vector<Draft> &drafts, const pangu_core::Filter &filter,
@@ -65,6 +69,7 @@ private:
   std::vector<void *> state_pointers_;
   pangu_core::Pages arena_;
   std::vector<int64_t> tokens_;    // tokens that the trunk's states hold
+  int64_t written_ = 0;            // positions below this were written to the rings since the last reset
   std::vector<int64_t> head_rows_; // [head]: rows in the head's states; row i is position i + head - 1
   int64_t history_;                // rows kept per level
   std::vector<std::vector<float>> hidden_; // [level]: ring of hidden rows; 0 the trunk's, j head j's block output

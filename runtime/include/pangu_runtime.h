@@ -89,6 +89,9 @@ PANGU_API int64_t pangu_session_length(const pangu_session *session);
 /* Forget everything. */
 PANGU_API int32_t pangu_session_reset(pangu_session *session);
 
+/* Forget all but the first `length` tokens. A few tokens back costs nothing; further back they are computed again. */
+PANGU_API int32_t pangu_session_truncate(pangu_session *session, int64_t length);
+
 /* Append n tokens. chunk: tokens per run, 0 for the largest. logits: float32 [vocab] of the last token, or with
  * all_logits [n, vocab]; may be null. PANGU_CONTEXT_FULL and PANGU_BAD_TOKEN change nothing. */
 PANGU_API int32_t pangu_prefill(pangu_session *session, const int64_t *tokens, size_t n, int64_t chunk,
@@ -105,12 +108,23 @@ PANGU_API int32_t pangu_generate(pangu_session *session, const int64_t *prompt, 
                                  pangu_generate_stats *stats, int64_t *out, size_t *n_out);
 PANGU_API void pangu_generate_defaults(pangu_generate_options *options);
 
-/* Save a session to memory: *size is the number of bytes needed; buffer may be null to ask for it. */
+/* Save a session to memory. buffer null: *size becomes the number of bytes needed. Otherwise *size is the buffer's size
+ * on entry, and the bytes written on return. */
 PANGU_API int32_t pangu_session_save(const pangu_session *session, void *buffer, size_t *size);
-/* Restore what was saved from a session of the same artifact. PANGU_BAD_ARGUMENT where the bytes do not fit. */
+/* Restore what was saved from a session of the same artifact, opened with the same `speculate`. Damaged bytes, or another
+ * artifact's, are PANGU_BAD_ARGUMENT and change nothing. */
 PANGU_API int32_t pangu_session_restore(pangu_session *session, const void *buffer, size_t size);
 
-/* Run any program of the library by name on raw buffers (compiled torch modules, kernel tests). state may be null. */
+typedef struct {
+  int32_t n_dims, n_in, n_out; /* of the program */
+  int32_t n_states;            /* of the whole library */
+} pangu_program_info_t;
+
+/* How many sizes and buffers a program takes. PANGU_BAD_ARGUMENT where there is no such program. */
+PANGU_API int32_t pangu_program_info(const pangu_model *model, const char *name, pangu_program_info_t *info);
+
+/* Run any program of the library by name on raw buffers (compiled torch modules, kernel tests). state may be null
+ * where the library has none. The caller answers for the buffers' sizes. */
 PANGU_API int32_t pangu_run_program(pangu_model *model, const char *name, const int64_t *dims, const void *const *in,
                                     void *const *out, void *const *state);
 

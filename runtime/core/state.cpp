@@ -1,0 +1,128 @@
+// state.cpp: a session's states as a whole: reset, truncate, save, restore.
+#include "session.h"
+#include "sha256.h"
+
+#include <algorithm>
+#include <cstring>
+
+using pangu_core::Error;
+
+namespace {
+
+// Saved form: magic, the artifact's fingerprint, counts, tokens, head rows, hidden rows, of every state the rows that
+// exist, and the SHA-256 of all that.
+constexpr uint64_t kMagic = 0x3253534553474e50ull; // "PNGSESS2"
+constexpr size_t kDigest = 64;
+
+struct Writer {
+  uint8_t *at; // null: only count
+  size_t size;
+  void put(const void *data, size_t n) {
+    if (at != nullptr && n > 0) std::memcpy(at + size, data, n);
+    size += n;
+  }
+  void number(int64_t x) { put(&x, sizeof x); }
+};
+
+struct Reader {
+  const uint8_t *at, *end;
+  const uint8_t *take(size_t n) {
+    if (static_cast<size_t>(end - at) < n) throw Error(PANGU_BAD_ARGUMENT, "saved session is too short for this artifact");
+    at += n;
+    return at - n;
+  }
+  void get(void *data, size_t n) {
+    const uint8_t *from = take(n);
+    if (n > 0) std::memcpy(data, from, n);
+  }
+  int64_t number() {
+    int64_t x;
+    get(&x, sizeof x);
+    return x;
+  }
+};
+
+std::string padded(std::string fingerprint) {
+  fingerprint.resize(kDigest, '-');
+  return fingerprint;
+}
+
+} // namespace
+
+void pangu_session::reset() {
+  tokens_.clear();
+  written_ = 0;
+  std::fill(head_rows_.begin(), head_rows_.end(), 0);
+  for (int i = 0; i < tables_.n_states; ++i)
+    if (tables_.states[i].append == 0) std::memset(states_[i].data(), 0, states_[i].size());
+}
+
+void pangu_session::truncate(int64_t length) {
+  if (length < 0 || length > this->length())
+    throw Error(PANGU_BAD_ARGUMENT, "cannot truncate to " + std::to_string(length) + " tokens; the session holds " + std::to_string(this->length()));
+  // Rings hold num_drafts rows more than their windows. Further back the rows are overwritten: compute them again.
+  if (written_ - length <= tables_.num_drafts) return rollback(length);
+  const std::vector<int64_t> kept(tokens_.begin(), tokens_.begin() + length);
+  reset();
+  if (length > 0) prefill(kept.data(), length, 0, false, nullptr);
+}
+
+size_t pangu_session::write(uint8_t *out) const {
+  Writer w{out, 0};
+  w.put(&kMagic, sizeof kMagic);
+  w.put(padded(model_.fingerprint).data(), kDigest);
+  for (const int64_t x : {static_cast<int64_t>(tables_.n_states), static_cast<int64_t>(heads_), length(), written_}) w.number(x);
+  w.put(tokens_.data(), tokens_.size() * sizeof(int64_t));
+  w.put(head_rows_.data(), head_rows_.size() * sizeof(int64_t));
+  for (const std::vector<float> &level : hidden_) w.put(level.data(), level.size() * sizeof(float));
+  for (int i = 0; i < tables_.n_states; ++i) {
+    const pangu_state_desc &s = tables_.states[i];
+    const int64_t nbytes = (s.append != 0 ? length() : s.rows) * s.row_bytes;
+    w.number(nbytes);
+    w.put(states_[i].data(), static_cast<size_t>(nbytes));
+  }
+  return w.size;
+}
+
+size_t pangu_session::saved_size() const { return write(nullptr) + kDigest; }
+
+void pangu_session::save(uint8_t *out) const {
+  const size_t size = write(out);
+  std::memcpy(out + size, pangu_core::sha256_hex(out, size).data(), kDigest);
+}
+
+void pangu_session::restore(const uint8_t *data, size_t size) {
+  // Everything is checked before the first byte of the session changes.
+  if (size < sizeof kMagic + kDigest || std::memcmp(data, &kMagic, sizeof kMagic) != 0)
+    throw Error(PANGU_BAD_ARGUMENT, "these bytes are not a saved session of this runtime");
+  size -= kDigest;
+  if (std::memcmp(pangu_core::sha256_hex(data, size).data(), data + size, kDigest) != 0)
+    throw Error(PANGU_BAD_ARGUMENT, "saved session is damaged: its checksum differs");
+  Reader r{data + sizeof kMagic, data + size};
+  if (std::memcmp(r.take(kDigest), padded(model_.fingerprint).data(), kDigest) != 0)
+    throw Error(PANGU_BAD_ARGUMENT, "saved session is of another artifact");
+  if (r.number() != tables_.n_states || r.number() != heads_)
+    throw Error(PANGU_BAD_ARGUMENT, "saved session was opened with another `speculate` option than this one");
+  const int64_t count = r.number(), written = r.number();
+  if (count < 0 || count > max_context_)
+    throw Error(PANGU_CONTEXT_FULL, "saved session holds " + std::to_string(count) + " tokens; this session has room for " + std::to_string(max_context_));
+  std::vector<int64_t> tokens(static_cast<size_t>(count)), heads(head_rows_.size());
+  r.get(tokens.data(), tokens.size() * sizeof(int64_t));
+  r.get(heads.data(), heads.size() * sizeof(int64_t));
+  std::vector<std::vector<float>> hidden = hidden_;
+  for (std::vector<float> &level : hidden) r.get(level.data(), level.size() * sizeof(float));
+  std::vector<const uint8_t *> rows;
+  std::vector<size_t> sizes;
+  for (int i = 0; i < tables_.n_states; ++i) {
+    const pangu_state_desc &s = tables_.states[i];
+    const int64_t nbytes = (s.append != 0 ? count : s.rows) * s.row_bytes;
+    if (r.number() != nbytes) throw Error(PANGU_BAD_ARGUMENT, "saved session does not fit this artifact's states");
+    sizes.push_back(static_cast<size_t>(nbytes));
+    rows.push_back(r.take(sizes.back()));
+  }
+  if (r.at != r.end) throw Error(PANGU_BAD_ARGUMENT, "saved session has bytes left over");
+  for (size_t i = 0; i < rows.size(); ++i)
+    if (sizes[i] > 0) std::memcpy(states_[i].data(), rows[i], sizes[i]);
+  tokens_.swap(tokens), head_rows_.swap(heads), hidden_.swap(hidden);
+  written_ = written;
+}

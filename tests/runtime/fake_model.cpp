@@ -1,0 +1,168 @@
+// fake_model.cpp: a hand-written "generated" model for the runtime's tests. Its logits depend on what is read back from
+// append and ring states, and every state row carries its position: a wrong row changes the tokens and is counted.
+// The heads repeat the trunk's guess in weight[0] percent of the positions. Nothing here is shared with the compiler.
+#include "pangu_abi.h"
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#ifndef FAKE_VOCAB
+#define FAKE_VOCAB 32
+#endif
+#ifndef FAKE_HEADS
+#define FAKE_HEADS 3
+#endif
+#ifndef FAKE_CHUNK
+#define FAKE_CHUNK 8
+#endif
+#ifndef FAKE_CONTEXT
+#define FAKE_CONTEXT 1024
+#endif
+#ifndef FAKE_SALT
+#define FAKE_SALT 1
+#endif
+
+namespace {
+
+constexpr int64_t kVocab = FAKE_VOCAB, kHidden = 4, kWindow = 5, kRing = kWindow + FAKE_HEADS;
+constexpr uint64_t kSalt = FAKE_SALT;
+
+struct Row {
+  int64_t position, token; // position + 1, so that a zero row is "never written"
+};
+
+std::atomic<int64_t> faults{0}; // states, hidden rows or arguments that were not what the ABI promises
+
+void expect(bool condition) {
+  if (!condition) ++faults;
+}
+
+uint64_t mix(uint64_t h, uint64_t x) {
+  h = (h ^ x) * 0x9e3779b97f4a7c15ull;
+  return h ^ (h >> 29);
+}
+
+int64_t token_of(const Row &row, int64_t position) {
+  expect(row.position == position + 1);
+  return row.token;
+}
+
+// Hash of the sequence up to `last`, from rows whose index is position - offset (offset 0: the trunk). Positions before
+// `known` are left out: a head has never seen them.
+uint64_t context_hash(const Row *append, const Row *ring, int64_t last, int64_t offset, int64_t known) {
+  uint64_t h = mix(kSalt, static_cast<uint64_t>(last));
+  for (int64_t p = last - kWindow + 1; p <= last; ++p)
+    if (p >= known) h = mix(h, static_cast<uint64_t>(token_of(ring[(p - offset) % kRing], p)));
+  if (last / 2 >= known) h = mix(h, static_cast<uint64_t>(token_of(append[last / 2 - offset], last / 2)));
+  return h;
+}
+
+float logit(uint64_t hash, int64_t token) {
+  const uint64_t h = mix(mix(hash, static_cast<uint64_t>(token)), 77);
+  return static_cast<float>(h >> 40 & 0xffff) * (3.0f / 65536.0f);
+}
+
+struct Job {
+  const int64_t *rows;
+  const uint64_t *hash, *noise; // noise: what a head believes; the trunk has none
+  const bool *agree;
+  float *out;
+};
+
+// Logits of the wanted rows, shared over the pool.
+void fill(pangu_pool *pool, Job &job, int64_t wanted) {
+  pangu_parallel_for(
+      pool, wanted * kVocab, 4,
+      [](void *arg, int64_t begin, int64_t end, int32_t) {
+        const Job &j = *static_cast<const Job *>(arg);
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t row = j.rows[i / kVocab], token = i % kVocab;
+          const float own = logit(j.hash[row], token);
+          j.out[i] = j.noise == nullptr ? own : j.agree[row] ? own * 0.7f : logit(j.noise[row], token);
+        }
+      },
+      &job);
+}
+
+void check_call(const pangu_exec *e, int64_t start, const int64_t *tokens, const int64_t *rows) {
+  expect(e->dim[0] >= 1 && e->dim[0] <= FAKE_CHUNK && e->dim[1] == start && start + e->dim[0] <= FAKE_CONTEXT);
+  for (int64_t i = 0; i < e->dim[0]; ++i) expect(tokens[i] >= 0 && tokens[i] < kVocab);
+  for (int64_t i = 0; i < e->dim[2]; ++i) expect(rows[i] >= 0 && rows[i] < e->dim[0]);
+  expect(reinterpret_cast<uintptr_t>(e->arena) % 64 == 0);
+  std::memset(e->arena, 0xA5, 4096);
+}
+
+void step(const pangu_exec *e) {
+  const auto *tokens = static_cast<const int64_t *>(e->in[0]), *rows = static_cast<const int64_t *>(e->in[2]);
+  const int64_t n = e->dim[0], start = *static_cast<const int64_t *>(e->in[1]);
+  check_call(e, start, tokens, rows);
+  Row *append = static_cast<Row *>(e->state[0]), *ring = static_cast<Row *>(e->state[1]);
+  float *hidden = static_cast<float *>(e->out[1]);
+  uint64_t hash[FAKE_CHUNK];
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t p = start + i;
+    append[p] = ring[p % kRing] = {p + 1, tokens[i]};
+    hash[i] = context_hash(append, ring, p, 0, 0);
+    const float row[kHidden] = {static_cast<float>(p), static_cast<float>(tokens[i]), 0.0f, 0.0f};
+    std::memcpy(hidden + i * kHidden, row, sizeof row);
+  }
+  Job job{rows, hash, nullptr, nullptr, static_cast<float *>(e->out[0])};
+  fill(e->pool, job, e->dim[2]);
+#ifdef FAKE_NAN
+  for (int64_t i = 0; i < e->dim[2]; ++i) job.out[i * kVocab + 3] = NAN;
+#endif
+}
+
+// Row i of head j stands at position p = i + j - 1, holds token p + 1, and guesses the token of p + 2.
+template <int J> void draft(const pangu_exec *e) {
+  const auto *tokens = static_cast<const int64_t *>(e->in[0]), *rows = static_cast<const int64_t *>(e->in[3]);
+  const auto *given = static_cast<const float *>(e->in[1]);
+  const int64_t n = e->dim[0], start = *static_cast<const int64_t *>(e->in[2]), agree = *static_cast<const int64_t *>(e->weight[0]);
+  check_call(e, start, tokens, rows);
+  Row *append = static_cast<Row *>(e->state[2 * J]), *ring = static_cast<Row *>(e->state[2 * J + 1]);
+  float *hidden = static_cast<float *>(e->out[1]);
+  uint64_t hash[FAKE_CHUNK], noise[FAKE_CHUNK];
+  bool agrees[FAKE_CHUNK];
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t local = start + i, q = local + J; // q = p + 1, the position of the token that this row reads
+    append[local] = ring[local % kRing] = {q + 1, tokens[i]};
+    const float *g = given + i * kHidden;
+    // g is the trunk's row p, or head j-1's row p - 1; both carry the token of position p.
+    expect(g[0] == static_cast<float>(q - 1) && g[2] == static_cast<float>(J - 1));
+    if (local > 0) expect(g[1] == static_cast<float>(token_of(append[local - 1], q - 1)));
+    hash[i] = context_hash(append, ring, q, J, J);
+    noise[i] = mix(mix(hash[i], 1234), J);
+    agrees[i] = static_cast<int64_t>(mix(noise[i], 5) >> 33) % 100 < agree;
+    const float row[kHidden] = {static_cast<float>(q), static_cast<float>(tokens[i]), static_cast<float>(J), 0.0f};
+    std::memcpy(hidden + i * kHidden, row, sizeof row);
+  }
+  Job job{rows, hash, noise, agrees, static_cast<float *>(e->out[0])};
+  fill(e->pool, job, e->dim[2]);
+}
+
+void count_faults(const pangu_exec *e) { *static_cast<int64_t *>(e->out[0]) = faults.load(); }
+
+// A program of one symbolic size, for pangu_run_program.
+void sum(const pangu_exec *e) {
+  const float *a = static_cast<const float *>(e->in[0]), *b = static_cast<const float *>(e->in[1]);
+  for (int64_t i = 0; i < e->dim[0]; ++i) static_cast<float *>(e->out[0])[i] = a[i] + b[i];
+}
+
+const char *const kDims[] = {"T", "S", "M"};
+const pangu_weight_desc kWeights[] = {{"agree", PANGU_I64, 4096, 8}};
+#define FAKE_STATES(j) \
+  {"cache" #j, 1, j, PANGU_I64, FAKE_CONTEXT, sizeof(Row)}, {"ring" #j, 0, j, PANGU_I64, kRing, sizeof(Row)}
+static_assert(FAKE_HEADS >= 1 && FAKE_HEADS <= 3, "the tables below have three heads");
+const pangu_state_desc kStates[] = {FAKE_STATES(0), FAKE_STATES(1), FAKE_STATES(2), FAKE_STATES(3)};
+const pangu_program_desc kPrograms[] = {
+    {"step", step, 4096, 3, 3, 2, kDims},           {"draft_1", draft<1>, 4096, 3, 4, 2, kDims},
+    {"draft_2", draft<2>, 4096, 3, 4, 2, kDims},    {"draft_3", draft<3>, 4096, 3, 4, 2, kDims},
+    {"faults", count_faults, 0, 0, 0, 1, nullptr},  {"sum", sum, 0, 1, 2, 1, kDims},
+};
+
+} // namespace
+
+extern "C" const pangu_generated_model_desc pangu_generated_model = {
+    PANGU_ABI_VERSION, "lm", kVocab, kHidden, FAKE_CONTEXT, FAKE_CHUNK, FAKE_HEADS, 1, 8, 6, kWeights, kStates, kPrograms,
+};
