@@ -43,6 +43,11 @@ void blocks_portable(uint32_t *h, const uint8_t *p, size_t count) {
 #if defined(__x86_64__) && !defined(PANGU_PORTABLE)
 // Four rounds an iteration with the SHA extensions; the state is kept as (ABEF, CDGH).
 __attribute__((target("sha,sse4.1"))) void blocks_sha(uint32_t *h, const uint8_t *p, size_t count) {
+#if defined(__AVX__)
+  // The SHA instructions have no VEX form. Between VEX instructions each would wait for upper register halves that some
+  // caller left dirty: 150 times slower.
+  _mm256_zeroupper();
+#endif
   const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
   __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i *>(h));
   __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i *>(h + 4));
