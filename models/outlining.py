@@ -57,7 +57,8 @@ def outlined(
     object does not tell); `shapes` gives empty tensors like the results, and is used while tracing alone.
     """
     if not _active:
-        return list(module(*args))
+        result = module(*args)
+        return [result] if isinstance(result, Tensor) else list(result)
     record = _active[-1]
     record.paths.append(path)
     record.shapes.append(shapes)

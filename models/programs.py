@@ -115,8 +115,17 @@ class StepAttention(nn.Module):
             specs += [StateSpec(f"{prefix}.{name}", int(width), rows, owner) for name, width in widths]
         return specs
 
-    def forward(self, u: Tensor, start: Tensor, positions: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """u [T, H]; positions [T] are RoPE's, start counts the rows already in the states."""
+    def outlined(self, path: str, u: Tensor, start: Tensor, positions: Tensor, states: Sequence[Tensor]) -> list[Tensor]:
+        """[out, *new states]; traced once per structure."""
+        specs = self.states("", 0)
+
+        def shapes(args: Sequence[Tensor]) -> list[Tensor]:
+            return [like(args[0]), *like_states(args[3:], specs, args[0].shape[0])]
+
+        return outlined(self, path, (u, start, positions, *states), shapes)
+
+    def forward(self, u: Tensor, start: Tensor, positions: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """u [T, H]; positions [T] are RoPE's, start counts the rows already in the states. -> (out [T, H], *new states)."""
         c, a, state = self.c, self.attn, iter(states)
         latent_cache = next(state)
         index_cache = next(state) if self.kind == "dsa" else None
@@ -140,7 +149,7 @@ class StepAttention(nn.Module):
         if c.use_mome:
             out, ring = self.conv_o(out, start, next(state))
             new_states.append(ring)
-        return a.o_proj(out), caches + new_states
+        return (a.o_proj(out), *caches, *new_states)
 
     def _query(self, u: Tensor, start: Tensor, state: Any, new_states: list[Tensor]) -> tuple[Tensor, Tensor]:
         c, a = self.c, self.attn
@@ -259,6 +268,60 @@ class StepMoE(nn.Module):
         return out + mlp.shared_experts(x) if c.n_shared_experts else out
 
 
+def like(x: Tensor) -> Tensor:
+    """An empty tensor of that shape (and storage of its own)."""
+    return x.new_empty(x.shape)
+
+
+def like_first(args: Sequence[Tensor]) -> list[Tensor]:
+    """Shapes of a module whose one result is like its first argument."""
+    return [like(args[0])]
+
+
+class StreamsRead(nn.Module):
+    """mHC's first half, `MHC.pre`, as a module of its own: all layers share one trace of it."""
+
+    def __init__(self, mhc: nn.Module, config: OpenPanguConfig):
+        super().__init__()
+        self.mhc, self.n = mhc, config.mhc_num_stream
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.mhc.pre(x))
+
+    def shapes(self, args: Sequence[Tensor]) -> list[Tensor]:
+        x, n = args[0], self.n
+        tokens = x.shape[0]
+        return [x.new_empty(tokens, x.shape[2]), x.new_empty(tokens, n), x.new_empty(tokens, n, n)]
+
+
+class StreamsWrite(nn.Module):
+    """mHC's second half, `MHC.post`; see `StreamsRead`."""
+
+    def __init__(self, mhc: nn.Module):
+        super().__init__()
+        self.mhc = mhc
+
+    def forward(self, x: Tensor, out: Tensor, post: Tensor, res: Tensor) -> tuple[Tensor, ...]:
+        return (self.mhc.post(x, out, post, res),)
+
+    def shapes(self, args: Sequence[Tensor]) -> list[Tensor]:
+        return [args[0].new_empty(args[0].shape)]
+
+
+class Streams(nn.Module):
+    """The residual around one branch: mHC, or x + out."""
+
+    def __init__(self, mhc: nn.Module, config: OpenPanguConfig, path: str):
+        super().__init__()
+        self.reads, self.writes, self.path = StreamsRead(mhc, config), StreamsWrite(mhc), path
+
+    def read(self, x: Tensor) -> list[Tensor]:
+        return outlined(self.reads, f"{self.path}.reads", (x,), self.reads.shapes)
+
+    def write(self, x: Tensor, out: Tensor, post: Tensor, res: Tensor) -> Tensor:
+        return outlined(self.writes, f"{self.path}.writes", (x, out, post, res), self.writes.shapes)[0]
+
+
 class StepLayer(nn.Module):
     """One base layer: mHC around attention and FFN (plain residuals where mHC is off)."""
 
@@ -268,21 +331,24 @@ class StepLayer(nn.Module):
         self.normed_after = index in config.block_post_layernorm_idx
         self.attention = StepAttention(layer.self_attn, config, index)
         self.ffn = StepMoE(layer.mlp, config) if config.is_moe(index) else layer.mlp
+        if config.use_mhc:
+            self.around_attention = Streams(layer.attn_mhc_module, config, "around_attention")
+            self.around_ffn = Streams(layer.mlp_mhc_module, config, "around_ffn")
 
     def forward(self, x: Tensor, start: Tensor, positions: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """x [T, n, H] with mHC, else [T, H]; returns x and the new states."""
         layer, c = self.layer, self.c
-        y, post, res = layer.attn_mhc_module.pre(x) if c.use_mhc else (x, None, None)
-        attended, new_states = self.attention(layer.input_layernorm(y), start, positions, list(states))
+        y, post, res = self.around_attention.read(x) if c.use_mhc else (x, None, None)
+        attended, *new_states = self.attention.outlined("attention", layer.input_layernorm(y), start, positions, states)
         if c.sandwich_norm:
             attended = layer.post_attention_layernorm(attended)
-        x = layer.attn_mhc_module.post(x, attended, post, res) if c.use_mhc else x + attended
-        y, post, res = layer.mlp_mhc_module.pre(x) if c.use_mhc else (x, None, None)
+        x = self.around_attention.write(x, attended, post, res) if c.use_mhc else x + attended
+        y, post, res = self.around_ffn.read(x) if c.use_mhc else (x, None, None)
         normed = (layer.pre_mlp_layernorm if c.sandwich_norm else layer.post_attention_layernorm)(y)
-        out = self.ffn(normed)
+        (out,) = outlined(self.ffn, "ffn", (normed,), like_first)
         if c.sandwich_norm:
             out = layer.post_mlp_layernorm(out)
-        x = layer.mlp_mhc_module.post(x, out, post, res) if c.use_mhc else x + out
+        x = self.around_ffn.write(x, out, post, res) if c.use_mhc else x + out
         if self.normed_after:
             x = layer.block_post_layernorm(x.flatten(1)).view(x.shape)
         return (x, *new_states)
@@ -338,10 +404,10 @@ class DraftBlock(nn.Module):
     def forward(self, hidden: Tensor, start: Tensor, positions: Tensor, embedded: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         block, c = self.block, self.c
         x = block.eh_proj(torch.cat([block.enorm(embedded), block.hnorm(hidden)], -1))
-        attended, new_states = self.attention(block.input_layernorm(x), start, positions, list(states))
+        attended, *new_states = self.attention.outlined("attention", block.input_layernorm(x), start, positions, states)
         x = x + (block.post_attention_layernorm(attended) if c.sandwich_norm else attended)
         normed = (block.pre_mlp_layernorm if c.sandwich_norm else block.post_attention_layernorm)(x)
-        out = self.ffn(normed)
+        (out,) = outlined(self.ffn, "ffn", (normed,), like_first)
         return (x + (block.post_mlp_layernorm(out) if c.sandwich_norm else out), *new_states)
 
 

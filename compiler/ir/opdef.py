@@ -7,11 +7,12 @@ record. Two definitions of one name are an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .slots import Signature
 from .types import Dim, IRError, TensorType
 
 Attrs = Mapping[str, Any]
@@ -29,7 +30,7 @@ class Cost:
 def default_cost(inputs: Sequence[TensorType], outputs: Sequence[TensorType], attrs: Attrs) -> Cost:
     """One operation per output element; every operand read once and every result written once."""
     flops: Dim = sum((t.numel for t in outputs if t.dtype.is_float), 0)
-    moved: Dim = sum((t.numel * t.dtype.nbytes for t in (*inputs, *outputs)), 0)
+    moved: Dim = sum((t.nbytes for t in (*inputs, *outputs)), 0)
     return Cost(flops, moved)
 
 
@@ -55,7 +56,8 @@ class OpDef:
     attrs: Mapping[str, tuple[type, ...]]
     kind: str = "compute"
     cost: Callable[[Sequence[TensorType], Sequence[TensorType], Attrs], Cost] = default_cost
-    effects: str = "pure"
+    updates: Mapping[str, str] = field(default_factory=dict)
+    signature: Signature | None = None
     tolerance: float = 1e-5
     doc: str = ""
 

@@ -23,7 +23,11 @@ class IRError(Exception):
 
 
 class DType(Enum):
-    """Element types; the value is the name in the text form."""
+    """Element types; the value is the name in the text form.
+
+    q8 and q4 are storage formats of weights alone: q8 is int8 with one float32 scale a row, q4 is 4 bits with one
+    float16 scale for every group of 32 along a row. Whoever reads such a weight computes in its own operands' dtype.
+    """
 
     f32 = "f32"
     f64 = "f64"
@@ -31,22 +35,39 @@ class DType(Enum):
     i32 = "i32"
     bool_ = "bool"
     bf16 = "bf16"
+    q8 = "q8"
+    q4 = "q4"
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """dtype that the interpreter computes in (bf16 values are held as float32)."""
+        """dtype that the interpreter computes in (bf16, q8 and q4 values are held as float32)."""
         return np.dtype(_NUMPY[self.value])
 
     @property
     def nbytes(self) -> int:
+        """Bytes of one element. IRError for q8 and q4: ask `TensorType.nbytes`, which knows the scales."""
+        if self.is_quantised:
+            raise IRError(f"{self.value} has no whole number of bytes an element")
         return _NBYTES[self.value]
 
     @property
     def is_float(self) -> bool:
         return self in (DType.f32, DType.f64, DType.bf16)
 
+    @property
+    def is_quantised(self) -> bool:
+        return self in (DType.q8, DType.q4)
 
-_NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "bool": "bool", "bf16": "float32"}
+    @property
+    def is_weight(self) -> bool:
+        """May a matrix of a linear operator be stored so?"""
+        return self.is_float or self.is_quantised
+
+
+QUANT_GROUP = 32  # weights of a row that share one q4 scale
+
+_NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "bool": "bool", "bf16": "float32",
+          "q8": "float32", "q4": "float32"}  # fmt: skip
 _NBYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
 
 
@@ -106,6 +127,17 @@ class TensorType:
     @property
     def numel(self) -> Dim:
         return product(self.shape)
+
+    @property
+    def nbytes(self) -> Dim:
+        """Bytes in memory, scales included (symbolic where the shape is)."""
+        if not self.dtype.is_quantised:
+            return dim(self.numel * self.dtype.nbytes)
+        rows, columns = product(self.shape[:-1]), self.shape[-1]
+        if self.dtype is DType.q8:
+            return dim(rows * (columns + 4))
+        groups = -(-columns // QUANT_GROUP)
+        return dim(rows * groups * (QUANT_GROUP // 2 + 2))
 
     def same(self, other: TensorType) -> bool:
         return self.dtype == other.dtype and same_shape(self.shape, other.shape)

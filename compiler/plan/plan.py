@@ -134,7 +134,7 @@ class Planner:
         self.state_results: dict[str, dict[int, int]] = {}
 
     def bytes_of(self, type_: TensorType) -> int:
-        return evaluate_dim(type_.numel, self.sizes) * type_.dtype.nbytes
+        return evaluate_dim(type_.nbytes, self.sizes)
 
     def run(self) -> tuple[dict[str, FunctionPlan], dict[str, ProgramPlan]]:
         self._find_function_states()

@@ -13,7 +13,7 @@ import torch
 from torch.export import Dim
 
 from pangu_compile.errors import CompileError
-from pangu_compile.ir import DType, IRError, Module, Role, StateInfo, Value, verify_module
+from pangu_compile.ir import DType, Graph, IRError, Module, Role, StateInfo, Value, inline_calls, verify_module
 from pangu_compile.models.outlining import recording, structure
 from pangu_compile.models.program_spec import ProgramSpec
 
@@ -30,13 +30,12 @@ def _export(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.export").setLevel(logging.ERROR)
-            exported = torch.export.export(
+            return torch.export.export(
                 module,
                 tuple(args),
                 dynamic_shapes=_nested(module, dynamic),
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
-            return exported.run_decompositions()
     except Exception as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CompileError(f"tracing of {what} failed in torch.export: {first}") from error
@@ -88,12 +87,20 @@ def _shapes(axes: Sequence[Mapping[int, str]]) -> list[Any]:
     return [{i: dims[n] for i, n in d.items()} or None for d in axes]
 
 
+def _own_names(module: torch.nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> its first one (modules may be reachable by several paths)."""
+    first: dict[int, str] = {}
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
+
+
 @dataclass
 class OutlinedFunction:
     """A module structure that has been exported: its IR function and the parameter FQNs that follow the arguments."""
 
     name: str
     weights: list[str]
+    graph: Graph
 
 
 @dataclass
@@ -105,6 +112,7 @@ class Outlines:
     aliases: Mapping[str, str]
     known: dict[Any, OutlinedFunction]
     module: Module
+    prefix: str = "layer"
 
     def resolve(self, key: int, operands: Sequence[Value]) -> tuple[str, list[str]]:
         """Function name, and canonical weight names in the order of its weight parameters."""
@@ -113,6 +121,7 @@ class Outlines:
         if kind not in self.known:
             self.known[kind] = self._export(target, operands, self.paths[key])
         function = self.known[kind]
+        self.module.functions.setdefault(function.name, function.graph)
         return function.name, [self.aliases[f"{self.paths[key]}.{fqn}"] for fqn in function.weights]
 
     def _export(self, target: torch.nn.Module, operands: Sequence[Value], path: str) -> OutlinedFunction:
@@ -124,16 +133,21 @@ class Outlines:
             dtype = torch.long if v.type.dtype is DType.i64 else torch.float32
             args.append(torch.zeros(sizes, dtype=dtype, device=device))
             axes.append({i: str(d) for i, d in enumerate(v.type.shape) if not isinstance(d, int)})
-        name = f"layer_{len(self.known)}"
-        exported = _export(target, args, _shapes(axes), path)
+        with recording() as record:
+            exported = _export(target, args, _shapes(axes), path)
         scratch = Module()
         params = [Role("input", f"a{i}") for i in range(len(args))]
-        _import(scratch, name, exported, params, None, axes, None, (), None, path)
-        program = scratch.programs[name]
+        inner = Outlines(target, record.paths, _own_names(target), self.known, scratch, "part")
+        # Modules that several structures share (mHC, ..) are traced once too, but end up inside each.
+        _import(scratch, "outlined", exported, params, None, axes, None, (), inner, path)
+        program = scratch.programs["outlined"]
+        kin = sum(f.name.startswith(self.prefix) for f in self.known.values())
+        name = program.graph.name = f"{self.prefix}_{kin}"
+        inline_calls(program.graph, scratch.functions, set(scratch.functions))
         self.module.functions[name] = program.graph
         if scratch.constants:
             raise CompileError(f"{path}: constant tensors in an outlined module are not covered; make them parameters")
-        return OutlinedFunction(name, [r.key for r in program.params if r.kind == "weight"])
+        return OutlinedFunction(name, [r.key for r in program.params if r.kind == "weight"], program.graph)
 
 
 def trace_module(

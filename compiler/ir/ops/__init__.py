@@ -1,5 +1,5 @@
 """The operator definitions, by family. Importing this package fills the table."""
 
-from . import fused, index, linalg, pointwise, reduce, shape
+from . import attention, fused, index, linalg, moe, norm, pointwise, reduce, shape, streams
 
-__all__ = ["fused", "index", "linalg", "pointwise", "reduce", "shape"]
+__all__ = ["attention", "fused", "index", "linalg", "moe", "norm", "pointwise", "reduce", "shape", "streams"]

@@ -51,7 +51,7 @@ def _put_rows(arrays: Sequence[np.ndarray], attrs: Attrs, env: Env) -> list[np.n
 
 
 def _put_cost(inputs: Sequence[TensorType], outputs: Sequence[TensorType], attrs: Attrs) -> Cost:
-    return Cost(0, 2 * inputs[2].numel * inputs[2].dtype.nbytes)
+    return Cost(0, 2 * inputs[2].nbytes)
 
 
 def _sorted(array: np.ndarray, descending: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ def _infer_matmul(types: Sequence[TensorType], attrs: Attrs) -> list[TensorType]
 
 
 def _cost(inputs: Sequence[TensorType], outputs: Sequence[TensorType], attrs: Attrs) -> Cost:
-    moved = sum(t.numel * t.dtype.nbytes for t in (*inputs, *outputs))
+    moved = sum(t.nbytes for t in (*inputs, *outputs))
     return Cost(dim(2 * outputs[0].numel * inputs[0].shape[-1]), moved)
 
 

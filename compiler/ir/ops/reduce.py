@@ -19,7 +19,7 @@ def _infer(types: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
 
 
 def _cost(inputs: Sequence[TensorType], outputs: Sequence[TensorType], attrs: Attrs) -> Cost:
-    moved = sum(t.numel * t.dtype.nbytes for t in (*inputs, *outputs))
+    moved = sum(t.nbytes for t in (*inputs, *outputs))
     return Cost(inputs[0].numel, moved)
 
 
@@ -49,7 +49,7 @@ def _infer_softmax(types: Sequence[TensorType], attrs: Attrs) -> list[TensorType
 
 
 def _softmax_cost(inputs: Sequence[TensorType], outputs: Sequence[TensorType], attrs: Attrs) -> Cost:
-    return Cost(5 * inputs[0].numel, 2 * inputs[0].numel * inputs[0].dtype.nbytes)
+    return Cost(5 * inputs[0].numel, 2 * inputs[0].nbytes)
 
 
 define(OpDef("softmax", 1, _infer_softmax, _softmax, {}, cost=_softmax_cost, doc="Softmax of the last axis."))

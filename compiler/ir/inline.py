@@ -1,0 +1,40 @@
+"""Inlining: a call is replaced by a copy of the function's nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from .graph import Graph, Node, Value
+
+
+def copy_nodes(nodes: list[Node], mapping: dict[Value, Value], prefix: str = "") -> list[Node]:
+    """Copies of `nodes` that read mapped values; `mapping` gains old result -> new result. prefix: put before locations."""
+    copies = []
+    for node in nodes:
+        loc = ".".join(part for part in (prefix, node.loc) if part)
+        copy = Node(node.op, [mapping.get(v, v) for v in node.inputs], node.attrs, loc)
+        copy.outputs = [Value("", v.type, copy, i) for i, v in enumerate(node.outputs)]
+        mapping.update(zip(node.outputs, copy.outputs, strict=True))
+        copies.append(copy)
+    return copies
+
+
+def inline_calls(graph: Graph, functions: Mapping[str, Graph], names: Collection[str], keep_loc: bool = False) -> None:
+    """Replace every call of a function in `names` by the function's nodes, located below the call's own location.
+
+    keep_loc: the nodes' locations are whole already.
+    """
+    nodes: list[Node] = []
+    replaced: dict[Value, Value] = {}
+    for node in graph.nodes:
+        name = node.attrs.get("function")
+        if node.op != "call" or name not in names:
+            nodes.append(node)
+            continue
+        callee = functions[name]
+        mapping = dict(zip(callee.params, node.inputs, strict=True))
+        nodes += copy_nodes(callee.nodes, mapping, "" if keep_loc else node.loc)
+        replaced.update((out, mapping[result]) for out, result in zip(node.outputs, callee.outputs, strict=True))
+    graph.nodes = nodes
+    graph.replace_uses(replaced)
+    graph.rename()
