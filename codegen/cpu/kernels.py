@@ -262,7 +262,11 @@ class KernelWriter:
             f"const void *const in_[] = {{{', '.join(inputs)}}};",
             f"void *const out_[] = {{{', '.join(outputs)}}};",
         ]
-        lines.append(f"{node.attrs['function']}(env, in_, out_, frame + {(self.frame_end + 63) // 64 * 64});")
+        if node.dims:
+            sizes = " ".join(f"env_.{name} = {c_dim(d)};" for name, d in node.dims.items())
+            lines.append(f"Env env_ = env; {sizes}")
+        env = "env_" if node.dims else "env"
+        lines.append(f"{node.attrs['function']}({env}, in_, out_, frame + {(self.frame_end + 63) // 64 * 64});")
         return "{\n  " + "\n  ".join(lines) + "\n}"
 
     def copies(self) -> list[str]:

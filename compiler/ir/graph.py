@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .types import TensorType
+from .types import Dim, TensorType
 
 
 class Value:
@@ -41,6 +41,11 @@ class Node:
     def output(self) -> Value:
         assert len(self.outputs) == 1
         return self.outputs[0]
+
+    @property
+    def dims(self) -> dict[str, Dim]:
+        """Of a call: the sizes that differ inside, the callee's symbol -> expression in the caller's symbols."""
+        return dict(self.attrs.get("dims", ()))
 
     def __repr__(self) -> str:
         outs = ", ".join(f"%{v.name}" for v in self.outputs)

@@ -35,9 +35,12 @@ def run_graph(
         if node.op == "call":
             if module is None:
                 raise IRError(f"{graph.name}: call without a module")
-            results = run_graph(module.functions[node.attrs["function"]], operands, env, module)
+            inner = {**env, **{name: evaluate_dim(d, env) for name, d in node.dims.items()}}
+            results = run_graph(module.functions[node.attrs["function"]], operands, inner, module)
         else:
-            results = opdef(node.op).evaluate(operands, node.attrs, env)
+            # A wide run rounds nowhere: constants and casts that are f32 in the graph stay float64.
+            attrs = {**node.attrs, "dtype": "f64"} if wide and node.attrs.get("dtype") == "f32" else node.attrs
+            results = opdef(node.op).evaluate(operands, attrs, env)
         for value, array in zip(node.outputs, results, strict=True):
             check_shape(f"{graph.name}: {node!r}", array, value.type, env)
             if wide and array.dtype == np.float32:

@@ -113,12 +113,23 @@ def evaluate_dim(value: Dim, env: Mapping[str, int]) -> int:
     return int(value.subs({s: env[s.name] for s in value.free_symbols}))
 
 
+def substitute(value: Dim, binding: Mapping[str, Dim]) -> Dim:
+    """The dimension with the symbols named in `binding` replaced (all at once)."""
+    if isinstance(value, int) or not binding:
+        return value
+    return dim(value.subs({symbol(name): d for name, d in binding.items()}, simultaneous=True))
+
+
 @dataclass(frozen=True)
 class TensorType:
     """Element type and shape of a value."""
 
     dtype: DType
     shape: tuple[Dim, ...]
+
+    def at(self, binding: Mapping[str, Dim]) -> TensorType:
+        """The type with the symbols named in `binding` replaced."""
+        return TensorType(self.dtype, tuple(substitute(d, binding) for d in self.shape))
 
     @property
     def rank(self) -> int:
@@ -144,6 +155,24 @@ class TensorType:
 
     def __str__(self) -> str:
         return f"{self.dtype.value}[{', '.join(str(d) for d in self.shape)}]"
+
+
+def unify(patterns: Iterable[TensorType], types: Iterable[TensorType]) -> dict[str, Dim] | None:
+    """The sizes of the patterns' symbols that make them equal to `types`, or None where nothing does.
+
+    A pattern's axis must be a number or a single symbol.
+    """
+    binding: dict[str, Dim] = {}
+    for pattern, type_ in zip(patterns, types, strict=True):
+        if pattern.dtype != type_.dtype or pattern.rank != type_.rank:
+            return None
+        for wanted, given in zip(pattern.shape, type_.shape, strict=True):
+            if isinstance(wanted, sympy.Symbol):
+                if not same_dim(binding.setdefault(wanted.name, given), given):
+                    return None
+            elif not same_dim(wanted, given):
+                return None
+    return binding
 
 
 def tensor(dtype: DType, *shape: Dim) -> TensorType:

@@ -26,15 +26,7 @@ def _check_attrs(graph: Graph, node: Node) -> None:
 
 def _infer(graph: Graph, node: Node, module: Module | None) -> list[TensorType]:
     if node.op == "call":
-        if module is None or node.attrs.get("function") not in module.functions:
-            raise _fail(graph, node, f"call of unknown function {node.attrs.get('function')!r}")
-        callee = module.functions[node.attrs["function"]]
-        if len(callee.params) != len(node.inputs):
-            raise _fail(graph, node, f"{len(node.inputs)} operands for {len(callee.params)} parameters")
-        for value, param in zip(node.inputs, callee.params, strict=True):
-            if not value.type.same(param.type):
-                raise _fail(graph, node, f"operand {value!r} for parameter {param!r}")
-        return [v.type for v in callee.outputs]
+        return _infer_call(graph, node, module)
     record = opdef(node.op)
     _check_attrs(graph, node)
     if record.arity is not None and len(node.inputs) != record.arity:
@@ -45,6 +37,25 @@ def _infer(graph: Graph, node: Node, module: Module | None) -> list[TensorType]:
         return record.infer([v.type for v in node.inputs], node.attrs)
     except IRError as error:
         raise _fail(graph, node, str(error)) from None
+
+
+def _infer_call(graph: Graph, node: Node, module: Module | None) -> list[TensorType]:
+    """Types of the callee's results; `dims` says where its sizes are not the caller's of the same name."""
+    if module is None or node.attrs.get("function") not in module.functions:
+        raise _fail(graph, node, f"call of unknown function {node.attrs.get('function')!r}")
+    if not set(node.attrs) <= {"function", "dims"}:
+        raise _fail(graph, node, f"attributes {sorted(node.attrs)}, expected function and perhaps dims")
+    dims = node.attrs.get("dims", ())
+    pairs = isinstance(dims, tuple) and all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in dims)
+    if not pairs or len(dict(dims)) != len(dims):
+        raise _fail(graph, node, f"dims are pairs of a symbol's name and its size, got {dims!r}")
+    callee = module.functions[node.attrs["function"]]
+    if len(callee.params) != len(node.inputs):
+        raise _fail(graph, node, f"{len(node.inputs)} operands for {len(callee.params)} parameters")
+    for value, param in zip(node.inputs, callee.params, strict=True):
+        if not value.type.same(param.type.at(node.dims)):
+            raise _fail(graph, node, f"operand {value!r} for parameter {param!r}")
+    return [v.type.at(node.dims) for v in callee.outputs]
 
 
 def verify_graph(graph: Graph, module: Module | None = None) -> None:
