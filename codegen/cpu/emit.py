@@ -17,8 +17,8 @@ from .kernels import KernelWriter
 
 HERE = Path(__file__).parent
 DTYPE_CODES = {"f32": "PANGU_F32", "f64": "PANGU_F64", "i64": "PANGU_I64", "bool": "PANGU_BOOL", "bf16": "PANGU_BF16",
-               "i32": "PANGU_I32"}  # fmt: skip
-KERNEL_HEADERS = ("pangu_kernels.h", "pangu_math.h", "pangu_matmul.h", "pangu_select.h")
+               "i32": "PANGU_I32", "q8": "PANGU_Q8", "q4": "PANGU_Q4"}  # fmt: skip
+KERNEL_HEADERS = tuple(sorted(path.name for path in (HERE / "kernels").glob("*.h")))
 
 
 @lru_cache(maxsize=1)

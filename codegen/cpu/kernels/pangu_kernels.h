@@ -41,4 +41,8 @@ template <class Body> inline void parallel(pangu_pool *pool, int64_t n, int64_t 
 
 #include "pangu_matmul.h"
 
+#include "pangu_quant.h"
+
+#include "pangu_linear.h"
+
 #include "pangu_select.h"

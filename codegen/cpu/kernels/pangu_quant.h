@@ -1,0 +1,97 @@
+// pangu_quant.h: how a matrix of weights [O, I] lies in memory, row by row, and what its numbers mean.
+//
+//   PANGU_F32   float, rows of I.
+//   PANGU_BF16  the upper half of a float, rows of I.
+//   PANGU_Q8    int8, rows padded with zeros to a multiple of 32; then, at the next multiple of 64 bytes, one float a
+//               row. w[o][i] = q[o][i] * scale[o].
+//   PANGU_Q4    groups of 32 columns (the last padded with zeros) of 16 bytes: byte j holds column j in its low and
+//               column j + 16 in its high nibble, as q + 8; then, at the next multiple of 64 bytes, one float16 a group.
+//               w[o][i] = q[o][i] * scale[o][i / 32], q in -8..7.
+//
+// A stacked tensor [E, O, I] is a matrix of E * O rows.
+#pragma once
+
+namespace pangu {
+
+constexpr int64_t kQuantGroup = 32;
+
+// A view of a matrix: rows `row_stride` bytes apart, scales in the order of the rows (null for F32 and BF16).
+struct Weight {
+  const void *data;
+  const void *scales;
+  int32_t format;
+  int64_t row_stride;
+};
+
+inline int64_t weight_groups(int64_t I) { return (I + kQuantGroup - 1) / kQuantGroup; }
+
+inline int64_t weight_row_bytes(int32_t format, int64_t I) {
+  switch (format) {
+  case PANGU_F32: return 4 * I;
+  case PANGU_BF16: return 2 * I;
+  case PANGU_Q8: return weight_groups(I) * kQuantGroup;
+  default: return weight_groups(I) * (kQuantGroup / 2);
+  }
+}
+
+// The whole matrix of O rows that begins at `data`.
+inline Weight weight_view(const void *data, int32_t format, int64_t O, int64_t I) {
+  const int64_t stride = weight_row_bytes(format, I);
+  const bool scaled = format == PANGU_Q8 || format == PANGU_Q4;
+  const void *scales = scaled ? static_cast<const uint8_t *>(data) + (O * stride + 63) / 64 * 64 : nullptr;
+  return {data, scales, format, stride};
+}
+
+// Rows [first, ..) of a matrix: an expert of a stacked tensor, a head of a projection.
+inline Weight weight_rows(const Weight &w, int64_t first, int64_t I) {
+  const int64_t scale_bytes = w.format == PANGU_Q8 ? 4 : 2 * weight_groups(I);
+  const void *scales = w.scales == nullptr ? nullptr : static_cast<const uint8_t *>(w.scales) + first * scale_bytes;
+  return {static_cast<const uint8_t *>(w.data) + first * w.row_stride, scales, w.format, w.row_stride};
+}
+
+inline float bf16_value(uint16_t h) {
+  const uint32_t bits = static_cast<uint32_t>(h) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+// float16 to float, exact.
+inline float f16_value(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u;
+  float f;
+  uint32_t bits;
+  if (exponent == 0) {
+    f = static_cast<float>(fraction) * 5.9604644775390625e-8f;
+    return sign ? -f : f;
+  }
+  bits = sign | ((exponent == 31 ? 255u : exponent + 112u) << 23) | (fraction << 13);
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+// Row `o` as floats: an embedding, or a reference for tests.
+inline void weight_row(const Weight &w, int64_t o, int64_t I, float *out) {
+  const uint8_t *row = static_cast<const uint8_t *>(w.data) + o * w.row_stride;
+  if (w.format == PANGU_F32) {
+    std::memcpy(out, row, static_cast<size_t>(4 * I));
+  } else if (w.format == PANGU_BF16) {
+    for (int64_t i = 0; i < I; ++i) {
+      uint16_t h;
+      std::memcpy(&h, row + 2 * i, 2);
+      out[i] = bf16_value(h);
+    }
+  } else if (w.format == PANGU_Q8) {
+    const float scale = static_cast<const float *>(w.scales)[o];
+    for (int64_t i = 0; i < I; ++i) out[i] = static_cast<float>(static_cast<int8_t>(row[i])) * scale;
+  } else {
+    const uint16_t *scales = static_cast<const uint16_t *>(w.scales) + o * weight_groups(I);
+    for (int64_t i = 0; i < I; ++i) {
+      const int64_t g = i / kQuantGroup, j = i % kQuantGroup;
+      const int q = (row[g * 16 + j % 16] >> (j / 16 * 4)) & 15;
+      out[i] = static_cast<float>(q - 8) * f16_value(scales[g]);
+    }
+  }
+}
+
+} // namespace pangu
