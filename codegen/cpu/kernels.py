@@ -22,7 +22,6 @@ class KernelWriter:
         self.plan, self.render = plan, render
         self.names: dict[Value, str] = {}
         self.inline = Inline(self.is_buffer, self.name)
-        self.frame_end = plan.frame_bytes
 
     def is_buffer(self, value: Value) -> bool:
         return self.plan.schedule.is_buffer(value)

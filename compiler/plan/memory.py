@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pangu_compile.ir import IRError
@@ -25,21 +25,49 @@ def align(nbytes: int) -> int:
 
 
 def place(slots: Sequence[Slot]) -> tuple[dict[str, int], int]:
-    """Offsets in bytes and the arena's size: largest first, each at the lowest gap among those alive with it."""
-    order = sorted(slots, key=lambda s: (-s.nbytes, s.first, s.name))
-    placed: list[tuple[Slot, int]] = []
-    for slot in order:
-        busy = sorted((at, at + align(o.nbytes)) for o, at in placed if o.first <= slot.last and slot.first <= o.last)
-        at = 0
-        for begin, end in busy:
-            if at + align(slot.nbytes) <= begin:
+    """Offsets in bytes and the arena's size: the best of several orders of placing, none of which is best always."""
+    bound = largest_live(slots)
+    best: tuple[dict[str, int], int] | None = None
+    for key in _ORDERS:
+        for tightest in (False, True):
+            offsets, size = _place_in_order(sorted(slots, key=key), tightest)
+            if best is None or size < best[1]:
+                best = offsets, size
+            if best[1] <= bound:
                 break
-            at = max(at, end)
+    assert best is not None
+    check(slots, best[0])
+    return best
+
+
+_ORDERS: tuple[Callable[[Slot], tuple[int | str, ...]], ...] = (
+    lambda s: (-s.nbytes, s.first, s.name),
+    lambda s: (-s.nbytes * (s.last - s.first + 1), s.first, s.name),
+    lambda s: (s.first - s.last, -s.nbytes, s.first, s.name),
+    lambda s: (s.first, -s.nbytes, s.name),
+    lambda s: (-s.last, -s.nbytes, s.name),
+)
+
+
+def _place_in_order(order: Sequence[Slot], tightest: bool) -> tuple[dict[str, int], int]:
+    """Each slot into a gap among those alive with it: the lowest that is large enough, or the tightest."""
+    placed: list[tuple[Slot, int]] = []
+    size = 0
+    for slot in order:
+        need = align(slot.nbytes)
+        busy = sorted((at, at + align(o.nbytes)) for o, at in placed if o.first <= slot.last and slot.first <= o.last)
+        gaps, top = [], 0
+        for begin, end in busy:
+            if begin - top >= need:
+                gaps.append((begin - top, top))
+            top = max(top, end)
+        if gaps:
+            at = min(gaps)[1] if tightest else gaps[0][1]
+        else:
+            at = top
         placed.append((slot, at))
-    offsets = {slot.name: at for slot, at in placed}
-    size = max((at + align(slot.nbytes) for slot, at in placed), default=0)
-    check(slots, offsets)
-    return offsets, size
+        size = max(size, at + need)
+    return {slot.name: at for slot, at in placed}, size
 
 
 def check(slots: Sequence[Slot], offsets: dict[str, int]) -> None:

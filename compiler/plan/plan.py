@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
 from pangu_compile.ir import (
@@ -19,6 +20,7 @@ from pangu_compile.ir import (
     Graph,
     IRError,
     Module,
+    Node,
     Program,
     Role,
     StateInfo,
@@ -28,7 +30,7 @@ from pangu_compile.ir import (
     run_graph,
 )
 
-from .memory import Slot, align, largest_live, place
+from .memory import Slot, largest_live, place
 from .schedule import Kernel, Schedule, Scheduler
 
 ReadWeight = Callable[[str], np.ndarray]
@@ -77,7 +79,8 @@ class FunctionPlan:
     """One function: kernels in order, and where each buffer lies.
 
     places: value -> ("in", i) parameter, ("out", j) caller's buffer, ("frame", byte offset), ("state", i) the
-    parameter's own memory, updated in place.
+    parameter's own memory, updated in place. workspaces: kernel's node -> byte offset of its scratch (of the callee's
+    frame, for a call). live_bytes: the most that is alive at one kernel, callees included: no frame can be smaller.
     """
 
     name: str
@@ -86,7 +89,7 @@ class FunctionPlan:
     places: dict[Value, tuple[str, int]]
     frame_bytes: int
     live_bytes: int
-    total_bytes: int  # own frame, and above it the deepest callee's
+    workspaces: dict[Node, int] = field(default_factory=dict)
     copies: list[tuple[Value, int]] = field(default_factory=list)
 
     @property
@@ -96,13 +99,16 @@ class FunctionPlan:
 
 @dataclass
 class ProgramPlan:
-    """An entry point: its function plus the meaning of parameters and outputs; arena = own frame + deepest callee."""
+    """An entry point: its function plus the meaning of parameters and outputs."""
 
     function: FunctionPlan
     params: list[Role]
     outputs: list[Role]
     dims: tuple[str, ...]
-    arena_bytes: int
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.function.frame_bytes
 
 
 @dataclass
@@ -144,23 +150,27 @@ class Planner:
         return self.functions, programs
 
     def _find_function_states(self) -> None:
-        """Function parameters that are session states at every call: parameter index -> output index."""
+        """Function parameters that are session states at every call: parameter index -> output index.
+
+        Callers come before what they call, so a state is followed through nested calls.
+        """
         seen: dict[str, list[dict[int, int]]] = {}
         for program in self.module.programs.values():
             results = {r.key: v for r, v in zip(program.outputs, program.graph.outputs, strict=True) if r.kind == "state"}
-            state_of = {v: r.key for v, r in zip(program.graph.params, program.params, strict=True) if r.kind == "state"}
-            uses = program.graph.uses()
-            for node in program.graph.nodes:
-                if node.op != "call":
-                    continue
-                found: dict[int, int] = {}
-                for i, value in enumerate(node.inputs):
-                    result = results.get(state_of.get(value, ""))
-                    if result is not None and result.producer is node and uses[value] == 1 and uses[result] == 1:
-                        found[i] = result.index
-                seen.setdefault(node.attrs["function"], []).append(found)
-        for name, tables in seen.items():
-            self.state_results[name] = {i: j for i, j in tables[0].items() if all(t.get(i) == j for t in tables)}
+            roles = zip(program.graph.params, program.params, strict=True)
+            _calls(program.graph, {v: results[r.key] for v, r in roles if r.kind == "state" and r.key in results}, seen)
+        for name in self._callers_first():
+            graph, tables = self.module.functions[name], seen.get(name, [])
+            common = {i: j for i, j in tables[0].items() if all(t.get(i) == j for t in tables)} if tables else {}
+            self.state_results[name] = common
+            _calls(graph, {graph.params[i]: graph.outputs[j] for i, j in common.items()}, seen)
+
+    def _callers_first(self) -> list[str]:
+        calls: nx.DiGraph[str] = nx.DiGraph()
+        calls.add_nodes_from(self.module.functions)
+        for name, graph in self.module.functions.items():
+            calls.add_edges_from((name, node.attrs["function"]) for node in graph.nodes if node.op == "call")
+        return list(nx.topological_sort(calls))
 
     def _function(self, name: str, graph: Graph, scheduler: Scheduler) -> FunctionPlan:
         schedule = scheduler.run()
@@ -177,17 +187,41 @@ class Planner:
             else:
                 places[value] = ("out", j)
         slots, by_name = self._slots(schedule, places)
-        offsets, size = place(slots)
-        places.update({by_name[n]: ("frame", at) for n, at in offsets.items()})
-        callees = [self._callee(k.root.attrs["function"]).total_bytes for k in schedule.kernels if k.kind == "call"]
-        total = align(size) + max(callees, default=0)
-        return FunctionPlan(name, graph, schedule, places, size, largest_live(slots), total, copies)
+        scratch = self._scratch(schedule, lambda callee: callee.frame_bytes)
+        offsets, size = place([*slots, *scratch.values()])
+        places.update({value: ("frame", offsets[n]) for n, value in by_name.items()})
+        workspaces = {node: offsets[slot.name] for node, slot in scratch.items()}
+        live = largest_live([*slots, *self._scratch(schedule, lambda callee: callee.live_bytes).values()])
+        return FunctionPlan(name, graph, schedule, places, size, live, workspaces, copies)
+
+    def _scratch(self, schedule: Schedule, callee_bytes: Callable[[FunctionPlan], int]) -> dict[Node, Slot]:
+        """Memory that one kernel alone uses: its workspace, or the frame of the function that it calls."""
+        slots = {}
+        for i, kernel in enumerate(schedule.kernels):
+            nbytes = evaluate_dim(kernel.workspace, self.sizes)
+            if kernel.kind == "call":
+                self._check_sizes(kernel.root)
+                nbytes = callee_bytes(self._callee(kernel.root.attrs["function"]))
+            if nbytes:
+                slots[kernel.root] = Slot(f"w{i}", nbytes, i, i)
+        return slots
+
+    def _check_sizes(self, call: Node) -> None:
+        """A callee is laid out once, for the module's largest sizes. S only says where rows begin in a cache of fixed size."""
+        for name, bound in call.dims.items():
+            size = evaluate_dim(bound, self.sizes)
+            if name != "S" and size > self.sizes[name]:
+                raise IRError(f"plan: {call.attrs['function']} is called with {name} = {size}, laid out for {self.sizes[name]}")
 
     def _callee(self, name: str) -> FunctionPlan:
         """Plan of a function, made first where a caller needs it."""
         if name not in self.functions:
             graph = self.module.functions[name]
-            states = {graph.params[i]: graph.outputs[j] for i, j in self.state_results.get(name, {}).items()}
+            states = {
+                graph.params[i]: graph.outputs[j]
+                for i, j in self.state_results.get(name, {}).items()
+                if self._callee_updates(graph.outputs[j])
+            }
             self.functions[name] = self._function(name, graph, Scheduler(graph, states))
         return self.functions[name]
 
@@ -212,14 +246,28 @@ class Planner:
             if role.kind == "state" and self._callee_updates(results[role.key]):
                 states[param] = results[role.key]
         plan = self._function(name, graph, Scheduler(graph, states))
-        return ProgramPlan(plan, program.params, program.outputs, program.dims, plan.total_bytes)
+        return ProgramPlan(plan, program.params, program.outputs, program.dims)
 
     def _callee_updates(self, result: Value) -> bool:
         node = result.producer
         if node is None or node.op != "call":
             return True
-        callee = self.functions[node.attrs["function"]]
+        callee = self._callee(node.attrs["function"])
         return callee.graph.outputs[result.index] in callee.schedule.in_place
+
+
+def _calls(graph: Graph, states: dict[Value, Value], seen: dict[str, list[dict[int, int]]]) -> None:
+    """Adds to `seen`, for every call in `graph`, which operands are states that nobody else reads: operand -> result."""
+    uses = graph.uses()
+    for node in graph.nodes:
+        if node.op != "call":
+            continue
+        found: dict[int, int] = {}
+        for i, value in enumerate(node.inputs):
+            result = states.get(value)
+            if result is not None and result.producer is node and uses[value] == 1 and uses[result] == 1:
+                found[i] = result.index
+        seen.setdefault(node.attrs["function"], []).append(found)
 
 
 def _weights(module: Module) -> list[PlannedWeight]:

@@ -11,9 +11,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pangu_compile.ir import Graph, Node, Value, opdef
-from pangu_compile.ir.types import same_dim, same_shape
+from pangu_compile.ir.slots import named
+from pangu_compile.ir.types import Dim, same_dim, same_shape
 
 from .access import affine, contiguous_alias, split_groups
+from .workspace import workspace_bytes
 
 CHEAP = {"constant", "size", "iota"}
 VIEWS = {"reshape", "transpose", "slice", "broadcast"}
@@ -35,13 +37,15 @@ ALWAYS = {
 class Kernel:
     """One step of a function: `root` is computed into its outputs' buffers, reading what was inlined.
 
-    kind: operator family that codegen renders ("pointwise", "concat", "append", "put_rows", "reduce", ..).
+    kind: operator family that codegen renders ("pointwise", "concat", "append", "put_rows", "reduce", "fused", ..).
+    workspace: bytes of scratch that the kernel alone uses while it runs.
     """
 
     kind: str
     root: Node
     outputs: list[Value]
     reads: list[Value] = field(default_factory=list)
+    workspace: Dim = 0
 
 
 @dataclass
@@ -57,6 +61,20 @@ class Schedule:
         return value in self.buffers or value in self.in_place or value.producer is None
 
 
+def is_fused(node: Node) -> bool:
+    return node.op != "call" and opdef(node.op).kind == "fused"
+
+
+def updated_operand(result: Value) -> Value | None:
+    """The operand that a fused operator's result replaces (OpDef.updates), or None."""
+    node = result.producer
+    if node is None or not is_fused(node):
+        return None
+    updates = opdef(node.op).updates
+    name = node.attrs["results"][result.index] if "results" in node.attrs else ""
+    return named(node.attrs, node.inputs)[updates[name]] if name in updates else None
+
+
 class Scheduler:
     """Decides for one graph. `states`: parameters that are session states, with the result that replaces each."""
 
@@ -64,6 +82,7 @@ class Scheduler:
         self.graph = graph
         self.uses: Counter[Value] = graph.uses()
         self.users = graph.users()
+        self.position = {node: i for i, node in enumerate(graph.nodes)}
         self.buffers: set[Value] = set()
         self.in_place: dict[Value, Value] = {}
         for param, result in states.items():
@@ -79,11 +98,22 @@ class Scheduler:
             return result is param
         if node.op == "call":
             return True  # the callee updates it; make_plan checks that it does
+        if is_fused(node):
+            return updated_operand(result) is param and self._may_overwrite(param, result, node)
         if node.op == "concat":
             # Rows are appended after those that exist: readers of the old rows see no change.
             return node.attrs["axis"] == 0 and len(node.inputs) == 2 and node.inputs[0] is param
         # A replaced row is a change, so nothing may read the new value here (the write is moved to the end).
         return node.op == "put_rows" and node.inputs[0] is param and self.uses[result] == 1
+
+    def _may_overwrite(self, param: Value, result: Value, node: Node) -> bool:
+        """Appended rows lie after those that others read. A ring's rows are replaced: nobody may read the old ones later."""
+        if not same_dim(param.type.shape[0], result.type.shape[0]):
+            return True
+        if node.inputs.count(param) != 1 or param in self.graph.outputs:
+            return False
+        others = [user for user in self.users[param] if user is not node]
+        return all((is_fused(user) or user.op in ALWAYS) and self.position[user] < self.position[node] for user in others)
 
     def run(self) -> Schedule:
         for node in self.graph.nodes:
@@ -102,7 +132,7 @@ class Scheduler:
     # Which values need memory.
 
     def _visit(self, node: Node) -> None:
-        if node.op in ALWAYS:
+        if node.op in ALWAYS or is_fused(node):
             self.buffers.update(v for v in node.outputs if v not in self.in_place)
             self._operands(node)
             return
@@ -194,7 +224,7 @@ class Scheduler:
                 self._materialise(a)
             if view_b is None or not (same_dim(view_b.strides[-1], 1) or same_dim(view_b.strides[-2], 1)):
                 self._materialise(b)
-        elif node.op in ("topk", "sort", "argmax", "call"):
+        elif node.op in ("topk", "sort", "argmax", "call") or is_fused(node):
             for v in node.inputs:
                 if contiguous_alias(v, self.is_buffer) is None:
                     self._materialise(v)
@@ -216,6 +246,8 @@ class Scheduler:
         outs = node.outputs
         if node.op == "call":
             return Kernel("call", node, [v for v in outs if v not in self.in_place])
+        if is_fused(node):
+            return Kernel("fused", node, outs, workspace=workspace_bytes(node))
         if node.op == "concat" and outs[0] in self.in_place:
             return Kernel("append", node, outs)
         if not any(v in self.buffers or v in self.in_place for v in outs):

@@ -1,0 +1,98 @@
+"""Scratch that the kernel of a fused operator needs while it runs, in bytes.
+
+Nothing here grows with the context but the indexer's scores, and those are held for a few query rows at a time.
+The kernels (codegen/cpu/kernels) carve what they need from this and stop the program where it is too small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sympy
+
+from pangu_compile.ir import Node, TensorType
+from pangu_compile.ir.slots import named
+from pangu_compile.ir.types import Dim, dim
+
+FLOAT = 4
+LINE = 64  # every section starts at a cache line
+TOKEN_BLOCK = 32  # query tokens whose absorbed queries are held at once (pangu_attention.h: kTokenBlock)
+SCORE_ROWS = 4  # query rows scored at once (pangu_dsa.h: kScoreRows)
+
+
+def _sections(*elements: Dim) -> Dim:
+    """Bytes of arrays of 4-byte elements, one after the other."""
+    return dim(sum(FLOAT * n + LINE for n in elements))
+
+
+def _at_most(a: Dim, bound: int) -> Dim:
+    return min(a, bound) if isinstance(a, int) else dim(sympy.Min(a, bound))
+
+
+def _types(node: Node) -> dict[str, TensorType]:
+    return {name: value.type for name, value in named(node.attrs, node.inputs).items()}
+
+
+def _prologue(node: Node) -> Dim:
+    t = _types(node)
+    tokens, results = t["u"].shape[0], node.attrs["results"]
+    width = t["kv_a"].shape[0]
+    low = t["q_a"].shape[0] if "q_a" in t else 0
+    kept = 0 if "qr" in results else tokens * low
+    rows = 0 if "latent" in results or "new_cache" in results else tokens * width
+    return _sections(tokens * low, tokens * width, kept, rows)
+
+
+def _index(node: Node) -> Dim:
+    t = _types(node)
+    return _sections(t["u"].shape[0] * t["cache"].shape[1])
+
+
+def _output(node: Node) -> Dim:
+    t = _types(node)
+    return _sections(t["a"].numel) if "o_conv" in t else 0
+
+
+def _attention(node: Node) -> Dim:
+    t = _types(node)
+    tokens, heads, _ = t["q"].shape
+    block = _at_most(tokens, TOKEN_BLOCK)
+    width = (t["ring"] if "ring" in t else t["cache"]).shape[1]
+    sections = [block * heads * width]
+    if node.attrs["expand_from"]:
+        sections.append(2 * tokens * heads)
+    if "iq" in t:
+        rows = t["cache"].shape[0]
+        sections += [_at_most(tokens, SCORE_ROWS) * rows, block * _at_most(rows, node.attrs["topk"]), block]
+    return _sections(*sections)
+
+
+def _ffn(node: Node) -> Dim:
+    x, gate = node.inputs[0].type, node.inputs[1].type
+    inner = x.shape[0] * gate.shape[0]
+    return _sections(inner, inner)
+
+
+def _gate(node: Node) -> Dim:
+    t = _types(node)
+    return _sections(t["x"].shape[0] * t["router"].shape[0])
+
+
+def _moe(node: Node) -> Dim:
+    t = _types(node)
+    tokens, k = t["index"].shape
+    experts, double, _ = t["gate_up"].shape
+    shared = t["shared_gate"].shape[0] * tokens if "shared_gate" in t else 0
+    pairs = tokens * k
+    return _sections(pairs * double, 2 * shared, experts + 1, experts, pairs, pairs)
+
+
+_BYTES: dict[str, Callable[[Node], Dim]] = {
+    "mla_prologue": _prologue, "index_prologue": _index, "attention_output": _output, "swa_attention": _attention,
+    "dense_attention": _attention, "dsa_attention": _attention, "dense_ffn": _ffn, "moe_gate": _gate, "moe_ffn": _moe,
+}  # fmt: skip
+
+
+def workspace_bytes(node: Node) -> Dim:
+    """Bytes as a function of T and S; 0 for operators that need none."""
+    return _BYTES[node.op](node) if node.op in _BYTES else 0
