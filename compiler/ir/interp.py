@@ -18,13 +18,13 @@ def check_shape(name: str, array: np.ndarray, expected: TensorType, env: Mapping
 
 
 def run_graph(
-    graph: Graph, arguments: Sequence[np.ndarray], env: Mapping[str, int], module: Module | None = None
+    graph: Graph, arguments: Sequence[np.ndarray], env: Mapping[str, int], module: Module | None = None, wide: bool = False
 ) -> list[np.ndarray]:
     """Results of a graph. `env` gives the symbolic dimensions; arrays are checked against every inferred shape.
 
-    Floats are computed in the dtype of the arguments: float64 arrays make a float64 run of an f32 graph.
+    Floats are computed in the dtype of the arguments: float64 arrays (or `wide`) make a float64 run of an f32 graph.
     """
-    wide = any(a.dtype == np.float64 and p.type.dtype.value == "f32" for a, p in zip(arguments, graph.params, strict=True))
+    wide = wide or any(a.dtype == np.float64 and p.type.dtype.value == "f32" for a, p in zip(arguments, graph.params, strict=True))
     values = dict(zip(graph.params, arguments, strict=True))
     for param, array in values.items():
         check_shape(f"{graph.name}: %{param.name}", array, param.type, env)
@@ -36,7 +36,7 @@ def run_graph(
             if module is None:
                 raise IRError(f"{graph.name}: call without a module")
             inner = {**env, **{name: evaluate_dim(d, env) for name, d in node.dims.items()}}
-            results = run_graph(module.functions[node.attrs["function"]], operands, inner, module)
+            results = run_graph(module.functions[node.attrs["function"]], operands, inner, module, wide)
         else:
             # A wide run rounds nowhere: constants and casts that are f32 in the graph stay float64.
             attrs = {**node.attrs, "dtype": "f64"} if wide and node.attrs.get("dtype") == "f32" else node.attrs
