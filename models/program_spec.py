@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ class ProgramSpec:
 
     inputs: (name, example tensor, symbolic dim name of axis 0 or None); states follow the inputs in the call, and the
     new states follow `outputs` in the result. aliases: parameter FQN in `module` -> canonical checkpoint name.
+    cached: owner of append caches -> the rows that these hold, as an expression in the dims; S where it is not listed.
     """
 
     name: str
@@ -32,3 +33,4 @@ class ProgramSpec:
     outputs: tuple[str, ...]
     aliases: dict[str, str]
     role: str = "lm"
+    cached: dict[int, str] = field(default_factory=dict)

@@ -376,6 +376,11 @@ class Step(nn.Module):
         self.specs = [layer.attention.states(f"layers.{i}", 0) for i, layer in enumerate(self.layers)]
 
     def forward(self, tokens: Tensor, start: Tensor, rows: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        hidden, *new_states = self.trunk(tokens, start, states)
+        return (self.lm.logits_from_hidden(hidden[rows]), hidden, *new_states)
+
+    def trunk(self, tokens: Tensor, start: Tensor, states: Sequence[Tensor], path: str = "") -> list[Tensor]:
+        """[hidden [T, H], *new states]; `path` leads from the traced module to this one."""
         trunk, c = self.lm.model, self.c
         positions = start + torch.arange(tokens.shape[0], device=tokens.device)
         x = trunk.embed_tokens(tokens)
@@ -385,11 +390,10 @@ class Step(nn.Module):
         at = 0
         for i, (layer, specs) in enumerate(zip(self.layers, self.specs, strict=True)):
             own = states[at : at + len(specs)]
-            x, *updated = outlined(layer, f"layers.{i}", (x, start, positions, *own), layer_shapes(specs))
+            x, *updated = outlined(layer, f"{path}layers.{i}", (x, start, positions, *own), layer_shapes(specs))
             new_states += updated
             at += len(specs)
-        hidden = trunk.merge_mhc_module.merge(x) if c.use_mhc else x
-        return (self.lm.logits_from_hidden(hidden[rows]), hidden, *new_states)
+        return [trunk.merge_mhc_module.merge(x) if c.use_mhc else x, *new_states]
 
 
 class DraftBlock(nn.Module):
@@ -425,13 +429,26 @@ class Draft(nn.Module):
         self.specs = [self.block.attention.states(f"mtp.{head}", head)]
 
     def forward(self, tokens: Tensor, hidden: Tensor, start: Tensor, rows: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        x, *new_states = self.outputs(tokens, hidden, start, states)
+        return (self.lm.mtp_logits(self.head, x[rows]), x, *new_states)
+
+    def outputs(self, tokens: Tensor, hidden: Tensor, start: Tensor, states: Sequence[Tensor], path: str = "") -> list[Tensor]:
+        """[block output [T, H], *new states]; `path` leads from the traced module to this one."""
         positions = start + (self.head - 1) + torch.arange(tokens.shape[0], device=tokens.device)
         args = (hidden, start, positions, self.lm.model.embed_tokens(tokens), *states)
         specs = self.specs[0]
-        x, *new_states = outlined(
-            self.block, "block", args, lambda a: [a[0].new_empty(a[0].shape), *like_states(a[4:], specs, a[0].shape[0])]
-        )
-        return (self.lm.mtp_logits(self.head, x[rows]), x, *new_states)
+
+        def shapes(a: Sequence[Tensor]) -> list[Tensor]:
+            return [a[0].new_empty(a[0].shape), *like_states(a[4:], specs, a[0].shape[0])]
+
+        return outlined(self.block, f"{path}block", args, shapes)
+
+
+def canonical_names(module: nn.Module, lm: OpenPanguForCausalLM) -> dict[str, str]:
+    """Every name of a parameter or buffer in a program's module -> its name in the model."""
+    canonical = {id(p): n for n, p in lm.named_parameters()} | {id(b): n for n, b in lm.named_buffers()}
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {n: canonical[id(p)] for n, p in tensors}
 
 
 def program_spec(name: str, module: Step | Draft, config: OpenPanguConfig, device: str) -> ProgramSpec:
@@ -444,11 +461,7 @@ def program_spec(name: str, module: Step | Draft, config: OpenPanguConfig, devic
     inputs.append(("start", torch.zeros((), dtype=torch.long, **where), None))
     inputs.append(("rows", torch.zeros(wanted, dtype=torch.long, **where), "M"))
     states = tuple(spec for group in module.specs for spec in group)
-    canonical = {id(p): n for n, p in module.lm.named_parameters()}
-    canonical |= {id(b): n for n, b in module.lm.named_buffers()}
-    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    aliases = {n: canonical[id(p)] for n, p in tensors}
-    return ProgramSpec(name, module, tuple(inputs), states, ("logits", "hidden"), aliases)
+    return ProgramSpec(name, module, tuple(inputs), states, ("logits", "hidden"), canonical_names(module, module.lm))
 
 
 def build_programs(config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCausalLM | None = None) -> list[ProgramSpec]:

@@ -1,0 +1,151 @@
+"""The program `speculate` against the whole-sequence reference: tokens, drafts, rows, and what rejected drafts leave behind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from pangu_compile.models.loading import empty_model  # noqa: E402
+from pangu_compile.models.program_spec import ProgramSpec  # noqa: E402
+from pangu_compile.models.programs import build_programs  # noqa: E402
+from pangu_compile.models.random_checkpoint import random_config, random_tensors  # noqa: E402
+from pangu_compile.models.speculate import accept, speculate_spec  # noqa: E402
+
+SEEDS = [s for s in range(60) if random_config(s).num_nextn_predict_layers][:16]
+PROMPT, STEPS = 12, 14
+F64 = torch.float64
+
+
+def make(seed: int, vocab: int) -> tuple[Any, list[ProgramSpec], ProgramSpec]:
+    """A model whose few tokens make drafts agree by chance, its step programs, and `speculate`."""
+    torch.set_num_threads(1)
+    config = dataclasses.replace(random_config(seed), vocab_size=vocab)
+    model = empty_model(config)
+    model.load_state_dict({n: v.double() for n, v in random_tensors(config, seed).items()}, assign=True)
+    specs = [s for s in build_programs(config, lm=model.eval()) if s.name != "speculate"]
+    return model, specs, speculate_spec(specs[0].module, [s.module for s in specs[1:]], config, "cpu")
+
+
+class Session:
+    """What the runtime keeps: tokens, states, hidden rows of every level, rows that each head holds."""
+
+    def __init__(self, specs: list[ProgramSpec], prompt: list[int], behind: int):
+        """The trunk has read the prompt; the heads lack its last `behind` rows."""
+        self.tokens = list(prompt)
+        self.states = {s.name: torch.zeros(s.rows or 0, s.width, dtype=F64) for spec in specs for s in spec.states}
+        self.levels: list[Any] = []
+        for j, spec in enumerate(specs):
+            feed = [torch.tensor(prompt[j:])] if j == 0 else [torch.tensor(prompt[j : len(prompt) - behind + 1])]
+            if j:
+                feed.append(self.levels[-1][: len(feed[0])])
+            states = [self.states[s.name] for s in spec.states]
+            with torch.no_grad():
+                logits, hidden, *states = spec.module(*feed, torch.tensor(0), torch.tensor([len(feed[0]) - 1]), *states)
+            self.states |= {s.name: x for s, x in zip(spec.states, states, strict=True)}
+            self.levels.append(hidden)
+            if j == 0:
+                self.pending = int(logits[0].argmax())
+        self.behind = behind
+
+    def arguments(self, spec: ProgramSpec) -> list[Any]:
+        """Inputs and states of the next call."""
+        n, t, heads = len(self.tokens), self.behind, len(self.levels) - 1
+        tokens = torch.tensor([*self.tokens, self.pending][n - t + 1 :])
+        inputs = [tokens, self.levels[0][n - t : n]]
+        if heads > 1:  # a head's first row is position j - 1
+            inputs.append(torch.stack([self.levels[j][n - t - 1 - (j - 1)] for j in range(1, heads)]))
+        rows = {s.name: n if s.owner == 0 else n - t - (s.owner - 1) for s in spec.states}
+        states = [self.states[s.name] if s.rows else self.states[s.name][: rows[s.name]] for s in spec.states]
+        return [*inputs, torch.tensor(n), *states]
+
+    def take(self, spec: ProgramSpec, outputs: list[Any]) -> dict[str, Any]:
+        """Update from a call's results; returns the outputs by name."""
+        n, t = len(self.tokens), self.behind
+        named = dict(zip(spec.outputs, outputs, strict=False))
+        self.states = {s.name: x for s, x in zip(spec.states, outputs[len(spec.outputs) :], strict=True)}
+        accepted = int(named["accepted"])
+        self.levels[0] = torch.cat([self.levels[0][:n], named["hidden"][: accepted + 1]])
+        for j, rows in enumerate(named.get("levels", []), 1):
+            self.levels[j] = torch.cat([self.levels[j][: n - t - (j - 1)], rows])
+        chosen = named["tokens"].tolist()
+        self.tokens += [self.pending, *chosen[:accepted]]
+        self.pending = chosen[accepted]
+        self.behind = accepted + 1
+        assert int(named["length"]) == len(self.tokens)
+        return named
+
+
+def reference_drafts(model: Any, tokens: list[int]) -> list[int]:
+    """The drafts that follow `tokens`, each head on the whole sequence with the drafts before its own."""
+    drafts: list[int] = []
+    for head in range(1, model.config.num_nextn_predict_layers + 1):
+        sequence = torch.tensor([tokens + drafts])
+        drafts.append(int(model.mtp_forward(sequence, model.hidden(sequence))[head - 1][0, -1].argmax()))
+    return drafts
+
+
+def calls(seed: int, vocab: int, behind: int) -> Iterator[tuple[Any, Session, dict[str, Any], list[int]]]:
+    """Model, session and outputs after every call, and the drafts that it should have made."""
+    model, specs, spec = make(seed, vocab)
+    prompt = torch.randint(0, vocab, (PROMPT,), generator=torch.Generator().manual_seed(seed)).tolist()
+    session = Session(specs, prompt, behind)
+    for _ in range(STEPS):
+        with torch.no_grad():
+            expected = reference_drafts(model, [*session.tokens, session.pending])
+            yield model, session, session.take(spec, spec.module(*session.arguments(spec))), expected
+
+
+@pytest.mark.parametrize("vocab", [2, 5, 200])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_speculate_agrees_with_the_reference(seed: int, vocab: int) -> None:
+    for model, session, named, drafts in calls(seed, vocab, 1 + seed % 6):
+        tokens, accepted = torch.tensor([[*session.tokens, session.pending]]), int(named["accepted"])
+        with torch.no_grad():
+            hidden = model.hidden(tokens)
+            own = model.logits_from_hidden(hidden)[0].argmax(-1).tolist()
+        assert tokens[0, PROMPT:].tolist() == own[PROMPT - 1 : -1]
+        new = tokens[0, -accepted - 1 :].tolist()
+        assert named["tokens"].tolist() == new + [-1] * (len(drafts) - accepted)
+        assert drafts[:accepted] == new[:-1] and (accepted == len(drafts) or drafts[accepted] != new[-1])
+        torch.testing.assert_close(session.levels[0], hidden[0, :-1], atol=1e-9, rtol=0)
+    assert session.behind <= len(drafts) + 1
+
+
+@pytest.mark.parametrize("seed", SEEDS[:6])
+def test_rows_of_the_heads(seed: int) -> None:
+    """Confirmed rows of every level but the last equal the reference's, however the drafts before fared."""
+    for model, session, _, _ in calls(seed, 3, 2):
+        tokens = torch.tensor([session.tokens])
+        with torch.no_grad():
+            previous = model.hidden(tokens)
+            for head in range(1, model.config.num_nextn_predict_layers):
+                previous = model.mtp_hidden(head, previous, tokens)
+                held = len(session.levels[head])
+                torch.testing.assert_close(session.levels[head], previous[0, :held], atol=1e-9, rtol=0)
+
+
+def test_the_seeds_cover_acceptance() -> None:
+    """Every number of accepted drafts of every number of heads occurs, and every kind of head."""
+    seen, kinds = set(), set()
+    for seed in SEEDS:
+        for model, _, named, drafts in calls(seed, 2, 1):
+            seen.add((len(drafts), int(named["accepted"])))
+            c = model.config
+            kinds |= {c.attention_kind(i) for i in range(c.num_hidden_layers, c.num_layers)}
+    assert seen == {(k, a) for k in (1, 2, 3) for a in range(k + 1)}
+    assert kinds == {"dsa", "swa", "dense"}
+
+
+@pytest.mark.parametrize(
+    ("own", "drafts", "accepted", "tokens"),
+    [([5, 6, 7], [5, 6], 2, [5, 6, 7]), ([5, 6, 7], [5, 9], 1, [5, 6, -1]), ([5, 6, 7], [9, 6], 0, [5, -1, -1]),
+     ([4, 1], [4], 1, [4, 1]), ([4, 1], [1], 0, [4, -1])],
+)  # fmt: skip
+def test_accept(own: list[int], drafts: list[int], accepted: int, tokens: list[int]) -> None:
+    got = accept(torch.tensor(own), torch.tensor(drafts), torch.tensor(10))
+    assert [x.tolist() for x in got] == [accepted, tokens, 11 + accepted]
