@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pangu_compile.ir import Graph, Module, Node, Value
-from pangu_compile.ir.types import same_shape
+from pangu_compile.ir.types import same_dim, same_shape
 
 
 def dead_code(graph: Graph) -> None:
@@ -28,6 +28,8 @@ def _simplified(node: Node) -> Value | None:
         return source
     if node.op == "slice" and same_shape(source.type.shape, out.type.shape):
         return source
+    if node.op == "concat" and len(node.inputs) == 1:
+        return source
     before = source.producer
     if before is None or before.op != node.op:
         return None
@@ -42,6 +44,13 @@ def _simplified(node: Node) -> Value | None:
     return None
 
 
+def _empty_parts(node: Node) -> None:
+    """A concatenation forgets operands without elements."""
+    if node.op == "concat":
+        kept = [v for v in node.inputs if not same_dim(v.type.shape[node.attrs["axis"]], 0)]
+        node.inputs = kept or node.inputs[:1]
+
+
 def _transpose_as_reshape(node: Node) -> None:
     """A transpose that only moves axes of size one is a reshape (which is free)."""
     if node.op == "transpose":
@@ -51,13 +60,15 @@ def _transpose_as_reshape(node: Node) -> None:
             node.op, node.attrs = "reshape", {"shape": node.output.type.shape}
 
 
-def _clean(graph: Graph) -> None:
+def _clean(graph: Graph, layout: bool) -> None:
     seen: dict[tuple[object, ...], Node] = {}
     mapping: dict[Value, Value] = {}
     kept: list[Node] = []
     for node in graph.nodes:
         node.inputs = [mapping.get(v, v) for v in node.inputs]
-        _transpose_as_reshape(node)
+        _empty_parts(node)
+        if layout:
+            _transpose_as_reshape(node)
         same = _simplified(node)
         if same is not None:
             mapping[node.output] = same
@@ -78,4 +89,12 @@ def _clean(graph: Graph) -> None:
 def canonicalise(module: Module) -> None:
     """Views simplified, common subexpressions shared, dead code dropped, in every function and program."""
     for graph in module.graphs():
-        _clean(graph)
+        _clean(graph, layout=False)
+
+
+def clean_layout(module: Module) -> None:
+    """`canonicalise`, and transposes that only move axes of size one become reshapes. After the fusions: their patterns
+    are written with the transposes that tracing gives, whatever the sizes.
+    """
+    for graph in module.graphs():
+        _clean(graph, layout=True)

@@ -108,5 +108,7 @@ def decompose(module: Module, ops: Collection[str] | None = None) -> Module:
         name: Program(decompose_graph(p.graph, ops), list(p.params), list(p.outputs), p.dims) for name, p in module.programs.items()
     }
     functions = {name: decompose_graph(g, ops) for name, g in module.functions.items()}
-    tables = (module.weights, module.constants, module.states, module.folded, module.info)
-    return Module(programs, functions, *map(dict, tables))
+    return Module(
+        programs, functions, dict(module.weights), dict(module.constants), dict(module.states), dict(module.folded),
+        dict(module.info),
+    )  # fmt: skip

@@ -30,6 +30,17 @@ def sinkhorn(raw: np.ndarray, iterations: int, eps: float) -> np.ndarray:
     return r
 
 
+def _infer_sinkhorn(types: Types, attrs: Attrs) -> list[TensorType]:
+    shape = types[0].shape
+    expect(types[0].rank == 3 and same_shape(shape[1:2], shape[2:]) and attrs["iterations"] >= 1, f"sinkhorn of {types[0]}")
+    return [types[0]]
+
+
+define(OpDef("sinkhorn", 1, _infer_sinkhorn, lambda x, a, e: [sinkhorn(x[0], a["iterations"], a["eps"])],
+             {"iterations": (int,), "eps": (float,)}, kind="fused", tolerance=1e-5,
+             doc="raw[T, n, n] -> doubly stochastic R: softmax over rows, then columns first, alternately."))  # fmt: skip
+
+
 def _project(x: np.ndarray, a: Named, eps: float) -> np.ndarray:
     flat = rms(x.reshape(len(x), -1), a.get("gamma"), eps)
     return flat @ a["phi"].T
