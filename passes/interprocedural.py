@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-
 from pangu_compile.ir import Builder, Graph, Module, Node, Program, Value, copy_nodes, inline_calls
 
 from .canonicalise import canonicalise, dead_code
