@@ -14,6 +14,7 @@ from .attention import fuse_attention
 from .canonicalise import canonicalise, clean_layout
 from .experts import fuse_expert_linear
 from .fold import fold_weights
+from .forms import choose_forms
 from .interprocedural import chain_layers, hoist_shared, inline_small
 from .layers import fuse_layers
 from .moe import fuse_moe
@@ -57,6 +58,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("hoist_shared", hoist_shared, _facts("attention"), _facts("hoisted")),
     # After folding, since a folded weight is a parameter that can move between functions.
     Pass("chain_layers", chain_layers, _facts("folded", "hoisted"), _facts("chained")),
+    Pass("choose_forms", choose_forms, _facts("attention"), _facts("forms")),
     Pass("clean_layout", clean_layout, _facts("attention"), _facts("clean layout")),
     # Last: a rerolled round is a function of its own, which the passes above would not look into.
     Pass("reroll", reroll, _facts("clean layout"), _facts("rerolled")),
