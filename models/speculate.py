@@ -44,6 +44,11 @@ def accept(own: Tensor, drafts: Tensor, start: Tensor) -> tuple[Tensor, Tensor, 
     return accepted, torch.where(kept, own, -1), start + accepted + 1
 
 
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenation along the first axis; one part is itself, not a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 class Speculate(nn.Module):
     """speculate(tokens[T], hidden[T, H], [carry[K-1, H]], start, *states) ->
     (accepted, tokens[K+1], length, hidden[K+1, H], [levels[K-1, T, H]], *states).
@@ -69,7 +74,7 @@ class Speculate(nn.Module):
         accepted, chosen, length = accept(own, drafts, start)
         outputs = [accepted, chosen, length, after]
         if levels:
-            outputs.append(torch.stack(levels))
+            outputs.append(joined(levels))
         return (*outputs, *trunk_states, *head_states)
 
     def _propose(
@@ -86,14 +91,14 @@ class Speculate(nn.Module):
             own = states[at : at + len(draft.specs[0])]
             at += len(own)
             first = start - (confirmed + j - 1)  # row N - T in the head's own count
-            x, *updated = draft.outputs(torch.cat([tokens, *drafts]), below, first, own, f"drafts.{j - 1}.")
+            x, *updated = draft.outputs(joined([tokens, *drafts]), below, first, own, f"drafts.{j - 1}.")
             drafts.append(torch.argmax(draft.lm.mtp_logits(j, x[-1:]), -1))
             new_states += updated
             if j < len(self.drafts):
                 assert carry is not None
-                levels.append(x[:confirmed])
+                levels.append(x[:confirmed][None])
                 below = torch.cat([carry[j - 1 : j], x])
-        return torch.cat(drafts), levels, new_states
+        return joined(drafts), levels, new_states
 
 
 def speculate_spec(step: Step, drafts: Sequence[Draft], config: OpenPanguConfig, device: str) -> ProgramSpec:

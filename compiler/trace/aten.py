@@ -122,7 +122,7 @@ for _name in ("and", "or"):
 handles("logical_not.default", "bitwise_not.default")(_unary("logical_not"))
 
 
-@handles("where.self")
+@handles("where.self", "where.ScalarSelf", "where.ScalarOther", "where.Scalar")
 def _where(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
     dtype = _out_type(im, node).dtype
     return im.build("where", args[0], im.scalar(args[1], dtype), im.scalar(args[2], dtype))

@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind
 
 from pangu_compile.ir import DType, Graph, IRError, Module, Node, Program, Role, TensorType, Value, dim, symbol
 from pangu_compile.ir.builder import Builder
-from pangu_compile.ir.types import same_shape
+from pangu_compile.ir.types import Dim, same_shape
 
 from .aten import HANDLERS, IGNORED
 
@@ -41,7 +41,7 @@ class OutlineResolver(Protocol):
 
     module: Module
 
-    def resolve(self, key: int, operands: Sequence[Value]) -> tuple[str, list[str]]: ...
+    def resolve(self, key: int, operands: Sequence[Value]) -> tuple[str, list[str], dict[str, Dim]]: ...
 
 
 class Importer:
@@ -53,7 +53,7 @@ class Importer:
         self.weight_roles: list[Role] = []
         self.exported = exported
         self.values: dict[torch.fx.Node, Any] = {}
-        self.symbols: dict[sympy.Symbol, sympy.Symbol] = {}
+        self.symbols: dict[sympy.Symbol, Dim] = {}
         self.build = Builder(self.graph.nodes)
 
     def dim(self, size: Any) -> Any:
@@ -122,7 +122,7 @@ class Importer:
             raise IRError(f"{self.graph.name}: an outlined module inside an outlined module is not covered")
         operands, key = self.arg(node.args[0]), node.args[1]
         assert isinstance(key, int)
-        function, weights = self.outlines.resolve(key, operands)
+        function, weights, sizes = self.outlines.resolve(key, operands)
         callee = self.outlines.module.functions[function]
         for name, param in zip(weights, callee.params[len(operands) :], strict=True):
             if name not in self.weight_params:
@@ -130,7 +130,8 @@ class Importer:
                 self.weight_params[name] = value
                 self.weight_roles.append(Role("weight", name))
                 self.graph.params.append(value)
-        call = Node("call", [*operands, *(self.weight_params[n] for n in weights)], {"function": function}, self.build.loc)
+        attrs = {"function": function, **({"dims": tuple(sizes.items())} if sizes else {})}
+        call = Node("call", [*operands, *(self.weight_params[n] for n in weights)], attrs, self.build.loc)
         call.outputs = [Value("", self.type_of(fake), call, i) for i, fake in enumerate(node.meta["val"])]
         self.graph.nodes.append(call)
         return call.outputs
@@ -171,8 +172,13 @@ def _location(node: torch.fx.Node) -> str:
 def import_program(
     name: str, exported: torch.export.ExportedProgram, inputs: Sequence[Role], outputs: Sequence[Role] | None,
     axes: Sequence[Mapping[int, str]], weights: ImportedWeights, outlines: OutlineResolver | None = None, path: str = "",
+    sizes: Mapping[str, Dim] | None = None,
 ) -> Program:  # fmt: skip
-    """IR program of an export. `axes`: per user input, axis -> dimension name. IRError where something is not covered."""
+    """IR program of an export. IRError where something is not covered.
+
+    axes: per user input, axis -> dimension name. sizes: names that stand for an expression in the other dimensions.
+    """
+    sizes = sizes or {}
     importer = Importer(name, exported, outlines, path)
     kinds = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     placeholders = [n for n in exported.graph.nodes if n.op == "placeholder"]
@@ -180,7 +186,8 @@ def import_program(
     for node, named in zip(users, axes, strict=True):
         for axis, label in named.items():
             expr = node.meta["val"].shape[axis].node.expr
-            if not expr.is_Symbol or importer.symbols.setdefault(expr, symbol(label)) != symbol(label):
+            size = sizes.get(label, symbol(label))
+            if not expr.is_Symbol or importer.symbols.setdefault(expr, size) != size:
                 raise IRError(f"{name}: torch specialised dimension {label} of {node.name} to {expr}")
     used = {n for node in exported.graph.nodes for n in node.all_input_nodes}
     roles: list[Role] = []

@@ -10,11 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from pangu_compile.ir import run_graph, symbol  # noqa: E402
 from pangu_compile.models.loading import empty_model  # noqa: E402
 from pangu_compile.models.program_spec import ProgramSpec  # noqa: E402
 from pangu_compile.models.programs import build_programs  # noqa: E402
 from pangu_compile.models.random_checkpoint import random_config, random_tensors  # noqa: E402
 from pangu_compile.models.speculate import accept, speculate_spec  # noqa: E402
+from pangu_compile.trace import trace_programs  # noqa: E402
 
 SEEDS = [s for s in range(60) if random_config(s).num_nextn_predict_layers][:16]
 PROMPT, STEPS = 12, 14
@@ -139,6 +141,54 @@ def test_the_seeds_cover_acceptance() -> None:
             kinds |= {c.attention_kind(i) for i in range(c.num_hidden_layers, c.num_layers)}
     assert seen == {(k, a) for k in (1, 2, 3) for a in range(k + 1)}
     assert kinds == {"dsa", "swa", "dense"}
+
+
+class Interpreted:
+    """A traced program that is called like the torch module that it came from."""
+
+    def __init__(self, ir: Any, name: str, weights: dict[str, Any]):
+        self.ir, self.program, self.weights = ir, ir.programs[name], weights
+        self.inputs = [r.key for r in self.program.params if r.kind == "input"]
+
+    def __call__(self, *args: Any) -> list[Any]:
+        named = dict(zip(self.inputs, args, strict=False))
+        env = {"T": len(named["tokens"]), "S": int(named["start"]), "M": len(named.get("rows", ()))}
+        own = iter(args)
+        arrays = [self.weights[r.key] if r.kind == "weight" else next(own).numpy() for r in self.program.params]
+        return [torch.from_numpy(x) for x in run_graph(self.program.graph, arrays, env, self.ir)]
+
+
+@pytest.mark.parametrize(("seed", "heads"), [(54, 3), (49, 2), (3, 1)])
+def test_the_traced_program(seed: int, heads: int) -> None:
+    """In the numpy interpreter: `speculate` takes what `step` and `draft_j` left, and gives what the torch module gives.
+
+    Its layers are the functions of the step programs, at other sizes.
+    """
+    config = dataclasses.replace(random_config(seed), vocab_size=3)
+    assert config.num_nextn_predict_layers == heads
+    model, specs, spec = make(seed, 3)
+    whole = [s for s in build_programs(config) if s.name != "speculate"]
+    ir = trace_programs([*whole, speculate_spec(whole[0].module, [s.module for s in whole[1:]], config, "meta")])
+    called = {n: [x for x in p.graph.nodes if x.op == "call"] for n, p in ir.programs.items()}
+    calls = called.pop("speculate")
+    assert {x.attrs["function"] for x in calls} <= {x.attrs["function"] for nodes in called.values() for x in nodes}
+    assert [n.dims.get("T", "T") for n in calls[:heads]] == ["T", *(symbol("T") + j for j in range(1, heads))]
+    assert all(n.dims["T"] == heads + 1 for n in calls[heads:]) and len(calls) == heads + config.num_hidden_layers
+    weights = {n: x.detach().numpy() for n, x in [*model.named_parameters(), *model.named_buffers()]}
+    prompt = torch.randint(0, 3, (PROMPT,), generator=torch.Generator().manual_seed(seed)).tolist()
+    traced = [dataclasses.replace(s, module=Interpreted(ir, s.name, weights)) for s in specs]
+    ours, theirs = Session(traced, prompt, 3), Session(specs, prompt, 3)
+    run, seen = Interpreted(ir, "speculate", weights), set()
+    for _ in range(8):
+        got = ours.take(spec, run(*ours.arguments(spec)))
+        with torch.no_grad():
+            expected = theirs.take(spec, list(spec.module(*theirs.arguments(spec))))
+        for name, x in expected.items():
+            torch.testing.assert_close(got[name], x, atol=1e-9, rtol=0)
+        for name, x in theirs.states.items():
+            torch.testing.assert_close(ours.states[name], x, atol=1e-9, rtol=0)
+        seen.add(int(expected["accepted"]))
+    assert len(seen) > 1
 
 
 @pytest.mark.parametrize(
