@@ -6,11 +6,12 @@ The token count is a run-time tiling field; everything else is fixed when the ke
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from .kernel import Argument, Kernel, render
 from .platform import Platform
-from .tiling import Buffer, Tile, align, ceil_div, solve
+from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
 
 F32 = 4
 BF16 = 2
@@ -43,7 +44,7 @@ def struct_name(name: str) -> str:
 def tokens_kernel(name: str, template: str, op: str, arguments: tuple[Argument, ...], fields: tuple[str, ...] = ("tokens",),
                   units: str = "t.tokens", core: str = "aiv", planned: tuple[tuple[str, str], ...] = (), **values: Any) -> Kernel:  # fmt: skip
     """Renders `template`, which sees the kernel's name and struct and `values`."""
-    source = render(template, name=name, struct=struct_name(name), **values)
+    source = render(template, name=name, struct=struct_name(name), arguments=arguments, **values)
     return Kernel(name, source, arguments, fields, units, core=core, planned=planned, op=op)
 
 
@@ -70,3 +71,145 @@ def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: 
     )
     return tokens_kernel(name, "rms_norm.cpp.jinja", "rms_norm", arguments, channels=channels, pitch=pitch, eps=eps,
                          quantise=quantise, tile=tile, out_type=arguments[2].dtype)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RotaryPart:
+    """Rotary embedding of 2 * `half` channels."""
+
+    half: int
+
+    @property
+    def pitch(self) -> int:
+        return align(self.half, 16)
+
+    @classmethod
+    def of(cls, kernel: str, channels: int) -> RotaryPart:
+        if channels % 2 or not 2 <= channels <= 128:
+            raise TilingError(f"{kernel}: rotary embedding of {channels} channels; even numbers up to 128 are supported")
+        return cls(channels // 2)
+
+
+def _turn_buffers(part: RotaryPart, heads: int = 1, tables: bool = True) -> list[Buffer]:
+    row = heads * part.pitch
+    return [
+        Buffer("pair", 2 * row * BF16, depth=2), Buffer("table", 2 * part.pitch * F32, depth=2),
+        Buffer("turned", 2 * row * BF16, depth=2), Buffer("turn", 5 * row * F32),
+    ]  # fmt: skip
+
+
+def conv_norm(chip: Platform, name: str, *, channels: int, taps: int = 0, ring: int = 0, norm_eps: float | None = None,
+              rotary: int = 0, x_pitch: int = 0, y_pitch: int = 0) -> Kernel:  # fmt: skip
+    """MoME convolution with ring state, RMS norm, rotary embedding of the channels after them: whichever are asked for.
+
+    x[T, C (+ rotary)] bf16 -> rows `row`.. of y[.., C (+ rotary)]; weight[k, C] f32 is the OpDef's [C, 1, k] transposed.
+    Pitches are the distance of rows in global memory, C + rotary unless given. Channels are split over cores as well where
+    nothing needs the whole row.
+    """
+    norm = norm_eps is not None
+    if rotary and not norm:
+        raise TilingError(f"{name}: rotary channels come with a norm before them")
+    if taps and ring < taps - 1:
+        raise TilingError(f"{name}: a ring of {ring} rows for {taps} taps; at least {taps - 1}")
+    x_pitch, y_pitch = x_pitch or channels + rotary, y_pitch or channels + rotary
+    width = channels if norm else min(channels, 1024)
+    pitch, history = align(width, 16), max(taps - 1, 0)
+    buffers = [
+        Buffer("x", pitch * BF16, fixed=history * pitch * BF16, depth=2),
+        Buffer("y", pitch * BF16, depth=2),
+        Buffer("wide", pitch * F32, fixed=history * pitch * F32),
+        Buffer("sum", pitch * F32),
+    ]
+    if taps:
+        buffers += [Buffer("weight", fixed=taps * pitch * F32), Buffer("ring", fixed=ring * pitch * BF16)]
+    if norm:
+        buffers += [Buffer("gamma", fixed=pitch * F32), Buffer("work", reduce_work(channels), fixed=32), FACTORS]
+    part = RotaryPart.of(name, rotary) if rotary else None
+    if part:
+        buffers += _turn_buffers(part)
+    arguments = [Argument("x", "bfloat16_t", f"tokens, {x_pitch}")]
+    if taps:
+        arguments += [
+            Argument("weight", "float", f"{taps}, {channels}", note="transposed: tap by tap"),
+            Argument("ring", "bfloat16_t", f"{ring}, {channels}", "inout"),
+        ]
+    if norm:
+        arguments.append(Argument("gamma", "float", f"{channels}"))
+    if part:
+        arguments.append(Argument("table", "float", f"tokens, {rotary}"))
+    arguments.append(Argument("y", "bfloat16_t", f"row + tokens, {y_pitch}", "out"))
+    fields = ("tokens", "row", *(("start",) if taps else ()), *(() if norm else ("slices",)))
+    parts = f"std::max<uint32_t>(1u, t.tokens / {taps - 1}u)" if taps > 1 else "std::max<uint32_t>(1u, t.tokens)"
+    slices = f"std::min<uint32_t>({ceil_div(channels, 64)}u, std::max<uint32_t>(1u, cores / {parts}))"
+    return tokens_kernel(name, "conv_norm.cpp.jinja", "mome_conv" if not norm else "mla_prologue", tuple(arguments), fields,
+                         units=parts if norm else f"{parts} * t.slices", planned=() if norm else (("slices", slices),),
+                         channels=channels, width=width, taps=taps, ring=ring, norm=norm, eps=norm_eps or 0.0, rotary=part,
+                         x_pitch=x_pitch, y_pitch=y_pitch, tile=ub_tile(name, chip, buffers))  # fmt: skip
+
+
+def rotary(chip: Platform, name: str, *, heads: int, channels: int, dim: int, offset: int) -> Kernel:
+    """x[T, heads, D] bf16, in place: half rotation of `dim` channels from `offset` on; table[T, dim] f32, cos then sin."""
+    part = RotaryPart.of(name, dim)
+    if heads > 255 or not 0 <= offset <= channels - dim:
+        raise TilingError(f"{name}: {dim} channels from {offset} on of {heads} heads of {channels}")
+    tile = ub_tile(name, chip, _turn_buffers(part, heads), limit=255 // heads)
+    arguments = (Argument("x", "bfloat16_t", f"tokens, {heads}, {channels}", "inout"), Argument("table", "float", f"tokens, {dim}"))
+    return tokens_kernel(name, "rotary.cpp.jinja", "rotary", arguments, heads=heads, channels=channels, half=part.half,
+                         offset=offset, tile=tile)  # fmt: skip
+
+
+def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float, bias: bool = False) -> Kernel:
+    """x[T, di] bf16 -> norm, rotary embedding of the first `dim` channels -> rows `row`.. of cache[.., di] bf16."""
+    part = RotaryPart.of(name, dim)
+    pitch, rest = align(channels, 16), channels - dim
+    rest_pitch = max(16, align(rest, 16))
+    row = 2 * part.pitch + rest_pitch
+    buffers = [
+        Buffer("x", pitch * BF16, depth=2), Buffer("parts", row * BF16, depth=2), Buffer("table", 2 * part.pitch * F32, depth=2),
+        Buffer("y", row * BF16, depth=2), Buffer("parameters", fixed=(2 if bias else 1) * row * F32),
+        Buffer("wide", pitch * F32), Buffer("square", pitch * F32), Buffer("wide_parts", (row + 3 * part.pitch) * F32),
+        Buffer("work", reduce_work(channels), fixed=32), FACTORS,
+    ]  # fmt: skip
+    if bias:
+        buffers.append(Buffer("means", FACTORS.per_row, fixed=FACTORS.fixed))
+    arguments = (
+        Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("gamma", "float", f"{channels}"),
+        *((Argument("beta", "float", f"{channels}"),) if bias else ()), Argument("table", "float", f"tokens, {dim}"),
+        Argument("cache", "bfloat16_t", f"row + tokens, {channels}", "out"),
+    )  # fmt: skip
+    return tokens_kernel(name, "index_key.cpp.jinja", "index_prologue", arguments, ("tokens", "row"), channels=channels, pitch=pitch,
+                         rest_pitch=rest_pitch, half=part.half, eps=eps, bias=bias, tile=ub_tile(name, chip, buffers))  # fmt: skip
+
+
+def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False) -> Kernel:
+    """x[T, 2F] bf16, gate first -> silu(gate) * up: y[T, F] bf16, or int8 with scale[T] f32."""
+    pitch, out_pitch = align(width, 16), align(width, 32 if quantise else 16)
+
+    def buffers(chunk: int, depth: int) -> list[Buffer]:
+        part = align(min(chunk, width), 16)
+        # quantise_rows needs a whole row of magnitudes
+        temporary = pitch if quantise else part
+        result = [
+            Buffer("gate", part * BF16, depth=2), Buffer("up", part * BF16, depth=2),
+            Buffer("y", out_pitch * (1 if quantise else BF16), depth=depth), Buffer("product", pitch * F32),
+            Buffer("temporary", temporary * F32),
+        ]  # fmt: skip
+        if quantise:
+            result += [Buffer("scale", F32, fixed=7 * F32, depth=2), Buffer("work", reduce_work(width), fixed=32), FACTORS]
+        return result
+
+    chunk, depth, tile = width, 2, None
+    while tile is None:
+        try:
+            tile = ub_tile(name, chip, buffers(chunk, depth), 128 if chunk >= width else 1)
+        except TilingError:
+            if chunk <= 1024 and depth == 1:
+                raise
+            chunk, depth = (4096, 2) if chunk > 4096 else (1024, 1)
+    arguments = (
+        Argument("x", "bfloat16_t", f"tokens, {2 * width}"),
+        Argument("y", "int8_t" if quantise else "bfloat16_t", f"tokens, {width}", "out"),
+        *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
+    )
+    return tokens_kernel(name, "swiglu.cpp.jinja", "dense_ffn", arguments, width=width, pitch=pitch, out_pitch=out_pitch,
+                         chunk=min(chunk, width), out_depth=depth, quantise=quantise, tile=tile, out_type=arguments[1].dtype)  # fmt: skip
