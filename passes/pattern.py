@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pangu_compile.ir import Builder, Graph, IRError, Module, Node, Value
+from pangu_compile.ir import Builder, Graph, IRError, Module, Node, Value, opdef
 
 from .canonicalise import dead_code
 from .order import sort_nodes
 
 COMMUTATIVE = {"add", "mul", "maximum", "minimum", "logical_and", "logical_or"}
+CHEAP = ("pointwise", "view", "gather", "reduce")  # kinds whose results may be computed again where they are integers
 SHARED = {"constant", "iota", "size", "reshape", "transpose", "slice", "broadcast"}
 
 _LINE = re.compile(r"^(?P<outs>%\w+(?:, %\w+)*) = (?P<op>\w+)\((?P<ins>[^)]*)\)(?: \{(?P<attrs>.*)\})?$")
@@ -185,7 +186,7 @@ class Matcher:
         roots = {m.values[r] for r in pattern.roots}
         for node in m.nodes:
             for value in node.outputs:
-                if value in roots or node.op in SHARED or not value.type.dtype.is_float:
+                if value in roots or node.op in SHARED or (not value.type.dtype.is_float and opdef(node.op).kind in CHEAP):
                     continue
                 if value in self.outputs or any(id(user) not in covered for user in self.users.get(value, [])):
                     return False

@@ -18,6 +18,7 @@ from .forms import choose_forms
 from .interprocedural import chain_layers, hoist_shared, inline_small
 from .layers import fuse_layers
 from .moe import fuse_moe
+from .mtp import fuse_mtp
 from .outline import outline
 from .reroll import reroll
 from .select import sort_to_topk
@@ -53,6 +54,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("fuse_streams", fuse_streams, _facts("moe"), _facts("streams")),
     Pass("fuse_attention", fuse_attention, _facts("layers"), _facts("attention")),
     Pass("inline_small", inline_small, _facts("streams", "attention"), _facts("inlined")),
+    Pass("fuse_mtp", fuse_mtp, _facts("layers", "inlined"), _facts("mtp")),
     # After the fusions: what they left reading weights alone (sinks, phi with its gamma) is computed at build time.
     Pass("fold_weights", fold_weights, _facts("streams", "attention"), _facts("folded")),
     Pass("hoist_shared", hoist_shared, _facts("attention"), _facts("hoisted")),

@@ -54,7 +54,8 @@ def _arguments(module: Module, program: Program, inputs: dict[tuple[str, str], n
             sources = [inputs[("weight", s)] for s in folded.sources]
             arguments.append(run_graph(folded.graph, sources, {})[0])
         else:
-            slot = (role.kind, role.key)
+            # A state may be read at other sizes by another program; a weight has one.
+            slot = (role.kind, role.key if role.kind == "weight" else f"{role.key}: {param.type}")
             if slot not in inputs:
                 inputs[slot] = _random(role.kind, role.key, param.type, rng)
             arguments.append(inputs[slot])
