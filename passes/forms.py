@@ -12,7 +12,8 @@ from pangu_compile.ir import Module, Node
 
 from .streams import slot
 
-LONGEST_CHUNK = 4096
+# A call that verifies drafts must round exactly as decode steps do, so short calls never expand.
+SHORTEST_CHUNK, LONGEST_CHUNK = 32, 4096
 FAR = 1 << 16  # cached rows that stand for "a long context" in a dense layer
 
 
@@ -35,8 +36,8 @@ def multiply_adds(node: Node, tokens: int, expanded: bool, cached: int = FAR) ->
 
 
 def expand_from(node: Node) -> int:
-    """The shortest call for which expanding is cheaper, 0 where none up to LONGEST_CHUNK is."""
-    low, high = 2, LONGEST_CHUNK
+    """The shortest call, of SHORTEST_CHUNK tokens or more, for which expanding is cheaper; 0 where none is."""
+    low, high = SHORTEST_CHUNK, LONGEST_CHUNK
     if multiply_adds(node, high, True) >= multiply_adds(node, high, False):
         return 0
     while low < high:
