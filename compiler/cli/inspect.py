@@ -11,35 +11,54 @@ from pangu_compile.errors import UserError
 
 from .progress import Bars
 
+TARGETS = ("cpu", "ascend910b", "ascend910_93")
+
 
 @click.command()
 @click.argument("path", type=click.Path())
-@click.option("--html", type=click.Path(), help="Write a report to this file.")
-@click.option("--json", "json_file", type=click.Path(), help="Write the summary to this file (- for stdout).")
+@click.option("--html", type=click.Path(), help="Write the report as one self-contained page to this file.")
+@click.option("--json", "json_file", type=click.Path(), help="Write the report to this file as JSON (- for stdout).")
 @click.option("--ir", is_flag=True, help="Print the optimised IR instead of the summary.")
 @click.option("--onnx", type=click.Path(), help="Write the graph as ONNX to this file.")
-def inspect(path: str, html: str | None, json_file: str | None, ir: bool, onnx: str | None) -> None:
+@click.option("--context", type=int, help="Rows cached at decode [the artifact's context; a checkpoint's own, at most 4096].")
+@click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="Whose roofline to estimate with.")
+@click.option("--acceptance", help="Acceptance rate of each draft head, like 0.92,0.89,0.88 [published rates of Flash].")
+@click.option("--measure", is_flag=True, help="Measure this machine's memory bandwidth for the estimate (target cpu).")
+def inspect(
+    path: str, html: str | None, json_file: str | None, ir: bool, onnx: str | None, context: int | None, target: str,
+    acceptance: str | None, measure: bool,
+) -> None:  # fmt: skip
     """Describe PATH: an artifact, or a checkpoint (config.json is enough)."""
-    from pangu_compile.driver.summary import ir_text, render, summarise
+    from pangu_compile.driver.summary import InspectOptions, ir_text, summarise
+    from pangu_compile.report import parse_acceptance, render_report
+    from pangu_compile.report.text import render_text
 
-    for name, value in (("html", html), ("onnx", onnx)):
-        if value is not None:
-            raise UserError(f"inspect --{name} is not available in this version; use --json or --ir")
+    if onnx is not None:
+        raise UserError("inspect --onnx is not available in this version; use --json or --ir")
+    if measure and target != "cpu":
+        raise UserError(f"inspect --measure measures this machine; it does not go with --target {target}")
     if ir:
         with Bars() as bars:
             text = ir_text(Path(path), bars)
         print(text)
         return
+    rates = None if acceptance is None else parse_acceptance(acceptance)
     with Bars() as bars:
-        summary = summarise(Path(path), bars)
-    if json_file is None:
-        print(render(summary))
-        return
-    text = json.dumps(summary, indent=1)
-    if json_file == "-":
-        print(text)
-        return
+        summary = summarise(Path(path), InspectOptions(context, target, rates, measure), bars)
+    if html is not None:
+        _write(html, render_report(summary))
+    if json_file is not None:
+        text = json.dumps(summary, indent=1) + "\n"
+        if json_file == "-":
+            print(text, end="")
+        else:
+            _write(json_file, text)
+    if html is None and json_file is None:
+        print(render_text(summary))
+
+
+def _write(file: str, text: str) -> None:
     try:
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {json_file}: {error.strerror}") from error
+        raise UserError(f"cannot write {file}: {error.strerror}") from error

@@ -1,107 +1,176 @@
-"""What `inspect` tells of a checkpoint or an artifact, as plain data and as text."""
+"""What `inspect` tells of a checkpoint or an artifact: opened, compiled again in memory, and described."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pangu_compile.errors import CompileError, UserError
+
 from .artifact import MANIFEST, Artifact
-from .build import load_config, make_model_plan
+from .build import load_config
 from .checkpoint import Checkpoint, read_json_object
-from .options import make_options
+from .options import BuildOptions, make_options
 from .progress import Progress, Silent
 
 if TYPE_CHECKING:
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
+    from pangu_compile.report import Recorder
 
-FUSED = ("dsa_attention", "swa_attention", "dense_attention", "moe_ffn", "dense_ffn", "mhc_pre", "mhc_post")
 ITEM_BYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
+HEAD_KEYS = ("format_version", "target", "weights", "max_context", "max_chunk", "cpu")
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """context: rows cached at decode; None: the artifact's, or min(the model's, 4096). target: whose roofline."""
+
+    context: int | None = None
+    target: str = "cpu"
+    acceptance: Sequence[float] | None = None
+    measure: bool = False
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint folder, or the one that an artifact was built from. `artifact`: None for a checkpoint."""
+
+    path: Path
+    checkpoint: Checkpoint
+    config: OpenPanguConfig
+    artifact: Artifact | None
+
+    def build_options(self) -> BuildOptions:
+        """Options that matter for the graph: the weight format and whether MTP heads are there."""
+        if self.artifact is None:
+            return make_options()
+        manifest = self.artifact.manifest
+        recorded = manifest.get("options", {})
+        return make_options(weights=manifest.get("weights", "f32"), mtp=bool(recorded.get("mtp", True)))
 
 
 def is_artifact(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def open_config(path: Path) -> tuple[Checkpoint, OpenPanguConfig]:
-    """The configuration of a checkpoint folder, or of the one that an artifact was built from."""
-    if is_artifact(path):
-        artifact = Artifact.open(path, check=False)
-        opened = Checkpoint(path, dict(artifact.manifest.get("config", {})), {})
-    else:
-        opened = Checkpoint.open(path, weights=False)
-    return opened, load_config(opened)
+def open_path(path: Path, check: bool = True) -> Opened:
+    """Open an artifact or a checkpoint (a folder with nothing but config.json is enough).
+
+    Args:
+        check: compare an artifact's files with their checksums.
+    Raises:
+        UserError: neither of the two, a damaged artifact, or one that was compiled from a plain torch module.
+    """
+    if not is_artifact(path):
+        checkpoint = Checkpoint.open(path, weights=False)
+        return Opened(path, checkpoint, load_config(checkpoint), None)
+    artifact = Artifact.open(path, check=check)
+    if "config" not in artifact.manifest:
+        raise UserError(f"{path} was compiled from a torch module; inspect describes models (its plan is in plan.json)")
+    checkpoint = Checkpoint(path, dict(artifact.manifest["config"]), {})
+    return Opened(path, checkpoint, load_config(checkpoint), artifact)
 
 
 def ir_text(path: Path, progress: Progress | None = None) -> str:
     """The optimised IR of a checkpoint, or of an artifact's model (traced again from its configuration)."""
     from pangu_compile.ir import print_module
-    from pangu_compile.passes import run_passes
 
-    opened, config = open_config(path)
-    module = _traced(opened, config, progress or Silent())
-    run_passes(module)
-    return print_module(module)
+    opened = open_path(path, check=False)
+    return print_module(optimised(opened.config, opened.build_options(), None, progress or Silent()))
 
 
-def _traced(opened: Checkpoint, config: OpenPanguConfig, progress: Progress) -> Module:
+def optimised(
+    config: OpenPanguConfig, options: BuildOptions, recorder: Recorder | None, progress: Progress
+) -> Module:  # fmt: skip
+    """Trace a model (nothing is read from disk) and run the passes; `recorder` watches.
+
+    Raises:
+        CompileError: an operator that is not covered, or a pass that breaks the graph.
+    """
+    from pangu_compile.ir import IRError
     from pangu_compile.models.programs import build_programs
+    from pangu_compile.passes import run_passes
     from pangu_compile.trace import trace_programs
 
     progress.stage("tracing", 1)
-    module = trace_programs(build_programs(config))
+    module = trace_programs(build_programs(config, mtp=options.mtp))
+    progress.advance(1)
+    progress.stage("optimising", 1)
+    try:
+        run_passes(module, observer=recorder)
+    except IRError as error:
+        raise CompileError(" ".join(str(error).split())) from error
     progress.advance(1)
     return module
 
 
-def summarise(path: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Configuration, layers, bytes, programs and plan statistics.
+def _planned(module: Module, context: int, progress: Progress) -> dict[str, Any]:
+    from pangu_compile.ir import IRError
+    from pangu_compile.plan import PlanOptions, make_plan
+
+    progress.stage("planning", 1)
+    try:
+        record = make_plan(module, PlanOptions(max_context=context)).to_json()
+    except IRError as error:
+        raise CompileError(" ".join(str(error).split())) from error
+    progress.advance(1)
+    return record
+
+
+def summarise(path: Path, options: InspectOptions | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Configuration, layers, counts, costs, storage, time, passes and plan of a checkpoint or an artifact.
 
     Raises:
-        UserError: neither a checkpoint nor an artifact, or a damaged one.
+        UserError: neither a checkpoint nor an artifact, a damaged one, or options that do not fit the model.
+        CompileError: the model does not compile.
     """
-    opened, config = open_config(path)
-    if is_artifact(path):
-        manifest = Artifact.open(path).manifest
-        plan = read_json_object(path / "plan.json")
-        kind = "artifact"
-        keys = ("format_version", "target", "weights", "max_context", "max_chunk", "cpu")
-        head = {key: manifest[key] for key in keys}
-        head["bytes_on_disk"] = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    else:
-        options = make_options()
-        context = options.context(config.max_position_embeddings)
-        plan = make_model_plan(config, options, context, None, progress or Silent()).to_json()
-        kind = "checkpoint"
-        head = {"tensors": len(opened.tensors), "bytes_on_disk": opened.nbytes()}
-    return {
-        "kind": kind,
-        "path": str(path),
-        **head,
-        "config": config.to_dict(),
-        "layers": [{"index": i, **_layer(config, i)} for i in range(config.num_layers)],
-        "fused": _fused(plan, "step"),
-        "mtp": _fused(plan, "draft_"),
-        "plan": plan_statistics(plan),
-    }
+    from pangu_compile.models.tensors import parameter_shapes
+    from pangu_compile.report import Compiled, Recorder, View, chip, model_summary, rates_for
+
+    options, bar = options or InspectOptions(), progress or Silent()
+    opened = open_path(path)
+    config = opened.config
+    context = _context(opened, options.context)
+    build_options = opened.build_options()
+    heads = config.num_nextn_predict_layers if build_options.mtp else 0
+    view = View(context, chip(options.target, measure=options.measure), rates_for(heads, options.acceptance))
+    recorder = Recorder()
+    module = optimised(config, build_options, recorder, bar)
+    plan = read_json_object(path / "plan.json") if opened.artifact else _planned(module, context, bar)
+    compiled = Compiled(config, module, plan, parameter_shapes(config, mtp=False), recorder)
+    return {**_head(opened), **model_summary(compiled, view), "plan": plan_statistics(plan)}
 
 
-def _layer(config: OpenPanguConfig, index: int) -> dict[str, Any]:
-    kind = config.attention_kind(index)
-    layer: dict[str, Any] = {"attention": kind, "ffn": "moe" if config.is_moe(index) else "dense"}
-    if kind == "swa":
-        layer["window"] = config.window(index)
-    if kind == "dsa":
-        layer["index_topk"] = config.index_topk
-    if index >= config.num_hidden_layers:
-        layer["mtp_head"] = index - config.num_hidden_layers + 1
-    return layer
+def _context(opened: Opened, wanted: int | None) -> int:
+    """Rows cached at decode. UserError where the model, or the artifact, does not take so many."""
+    limit, why = opened.config.max_position_embeddings, "the model's max_position_embeddings"
+    if opened.artifact is not None:
+        limit, why = int(opened.artifact.manifest["max_context"]), "the artifact's max-context"
+    if wanted is None:
+        return limit if opened.artifact is not None else make_options().context(limit)
+    if not 1 <= wanted <= limit:
+        raise UserError(f"context {wanted} is not between 1 and {limit}, {why}")
+    return wanted
+
+
+def _head(opened: Opened) -> dict[str, Any]:
+    if opened.artifact is None:
+        checkpoint = opened.checkpoint
+        return {"kind": "checkpoint", "path": str(opened.path), "tensors": len(checkpoint.tensors),
+                "bytes_on_disk": checkpoint.nbytes()}  # fmt: skip
+    manifest = opened.artifact.manifest
+    size = sum(p.stat().st_size for p in opened.path.rglob("*") if p.is_file())
+    return {"kind": "artifact", "path": str(opened.path), **{k: manifest[k] for k in HEAD_KEYS if k in manifest},
+            "bytes_on_disk": size}  # fmt: skip
 
 
 def _operators(plan: dict[str, Any], function: dict[str, Any]) -> Counter[str]:
-    """Operators of one pass through a function, calls included."""
+    """Kernels of one pass through a function, calls included."""
     counts: Counter[str] = Counter()
     for kernel in function["kernels"]:
         if kernel["op"] == "call":
@@ -111,23 +180,20 @@ def _operators(plan: dict[str, Any], function: dict[str, Any]) -> Counter[str]:
     return counts
 
 
-def _fused(plan: dict[str, Any], prefix: str) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for name, program in plan["programs"].items():
-        if name.startswith(prefix):
-            total += _operators(plan, program)
-    return {name: total[name] for name in FUSED}
+def _nbytes(weight: dict[str, Any]) -> int:
+    from pangu_compile.ir import DType, TensorType
+
+    return int(TensorType(DType(weight["dtype"]), tuple(weight["shape"])).nbytes)
 
 
 def plan_statistics(plan: dict[str, Any]) -> dict[str, Any]:
     """Counts and bytes of a plan record (plan.json)."""
-    weights = sum(math.prod(w["shape"]) * ITEM_BYTES[w["dtype"]] for w in plan["weights"])
     rows = [(s, s["width"] * ITEM_BYTES[s["dtype"]]) for s in plan["states"]]
     return {
         "max_context": plan["max_context"],
         "max_chunk": plan["max_chunk"],
         "parameters": sum(math.prod(w["shape"]) for w in plan["weights"]),
-        "weight_bytes": weights,
+        "weight_bytes": sum(map(_nbytes, plan["weights"])),
         "cache_bytes_per_token": sum(size for s, size in rows if s["rows"] is None),
         "cache_bytes_fixed": sum(size * s["rows"] for s, size in rows if s["rows"] is not None),
         "functions": len(plan["functions"]),
@@ -139,31 +205,3 @@ def plan_statistics(plan: dict[str, Any]) -> dict[str, Any]:
             for name, program in plan["programs"].items()
         },
     }
-
-
-def render(summary: dict[str, Any]) -> str:
-    """The summary for people."""
-    config, plan = summary["config"], summary["plan"]
-    lines = [f"{summary['kind']} {summary['path']} ({summary['bytes_on_disk'] / 1e6:.1f} MB on disk)"]
-    if summary["kind"] == "artifact":
-        lines.append(
-            f"  target {summary['target']}, weights {summary['weights']}, context {summary['max_context']},"
-            f" chunks of {summary['max_chunk']}, needs {summary['cpu']['machine']}"
-        )
-    lines.append(
-        f"  hidden {config['hidden_size']}, heads {config['num_attention_heads']}, vocabulary {config['vocab_size']},"
-        f" streams {config['mhc_num_stream'] if config['use_mhc'] else 1}, sinks {config['param_sink_number']},"
-        f" MoME {'on' if config['use_mome'] else 'off'}"
-    )
-    for layer in summary["layers"]:
-        name = f"MTP head {layer['mtp_head']}" if "mtp_head" in layer else f"layer {layer['index']}"
-        extra = f" window {layer['window']}" if "window" in layer else ""
-        extra += f" top {layer['index_topk']}" if "index_topk" in layer else ""
-        lines.append(f"  {name:<12} {layer['attention']} attention{extra}, {layer['ffn']} ffn")
-    lines.append(
-        f"  weights {plan['weight_bytes'] / 1e6:.1f} MB; caches {plan['cache_bytes_per_token']} bytes a token"
-        f" and {plan['cache_bytes_fixed'] / 1e3:.1f} kB fixed"
-    )
-    for name, program in plan["programs"].items():
-        lines.append(f"  program {name}: {program['kernels']} kernels, scratch {program['arena_bytes'] / 1e6:.2f} MB")
-    return "\n".join(lines)
