@@ -82,12 +82,12 @@ def random_tensors(config: OpenPanguConfig, seed: int) -> dict[str, Tensor]:
     """Canonical name -> float32 values."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: _random_values(name, torch.randn(shape, generator=generator), config)
+        name: random_values(name, torch.randn(shape, generator=generator), config)
         for name, shape in parameter_shapes(config).items()
     }
 
 
-def _random_values(name: str, noise: Tensor, config: OpenPanguConfig) -> Tensor:
+def random_values(name: str, noise: Tensor, config: OpenPanguConfig) -> Tensor:
     """Scales unit noise to the part that the parameter plays."""
     if name == HEAD or (name == EMBED and config.tie_word_embeddings):
         return noise * (LOGIT_SPREAD * config.hidden_size**-0.5)
