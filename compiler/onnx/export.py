@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import FunctionProto, ValueInfoProto, helper
 
-from pangu_compile.ir import Graph, IRError, Module, Node, Program, Role, TensorType, Value, make_node
+from pangu_compile.ir import Graph, IRError, Module, Node, Program, TensorType, Value, make_node
 from pangu_compile.ir.builder import Builder
 from pangu_compile.ir.decompose import decomposable, decompose_node, drop_unread
 
@@ -46,8 +46,10 @@ def value_info(name: str, type_: TensorType) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, TO_ONNX[type_.dtype], dims)
 
 
-def output_name(role: Role) -> str:
-    return f"new_{role.key}" if role.kind == "state" else role.key
+def output_names(program: Program) -> list[str]:
+    """Results by their keys; new_KEY for a state, and where an input has that name (a draft's `hidden`)."""
+    inputs = {role.key for role in program.params}
+    return [f"new_{role.key}" if role.kind == "state" or role.key in inputs else role.key for role in program.outputs]
 
 
 class _Exporter:
@@ -62,7 +64,7 @@ class _Exporter:
         program = self.module.programs[name]
         params = dict(zip(program.graph.params, (role.key for role in program.params), strict=True))
         scope = Scope(name, params.items())
-        wanted = [output_name(role) for role in program.outputs]
+        wanted = output_names(program)
         infos = self._body(program.graph, scope, wanted)
         inputs = [v for v, role in zip(program.graph.params, program.params, strict=True) if role.kind in ("input", "state")]
         inputs += _fill(self.module, program, read, weights)

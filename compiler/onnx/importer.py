@@ -81,16 +81,9 @@ def _read(path: Path) -> ModelProto:
 
 def array_of(tensor: TensorProto, folder: Path | None = None) -> np.ndarray:
     """Values of a tensor; float16 becomes float32, external data is mapped. IRError where there are none."""
-    dtype = from_onnx(tensor.data_type, f"tensor {tensor.name}")
-    if tensor.data_location == TensorProto.EXTERNAL:
-        array = _mapped(tensor, folder)
-    else:
-        array = numpy_helper.to_array(tensor)
-    return array.astype(np.float32) if array.dtype == np.float16 else np.asarray(array, _storage(dtype.value, array))
-
-
-def _storage(dtype: str, array: np.ndarray) -> Any:
-    return array.dtype if dtype == "bf16" else None
+    from_onnx(tensor.data_type, f"tensor {tensor.name}")
+    array = _mapped(tensor, folder) if tensor.data_location == TensorProto.EXTERNAL else numpy_helper.to_array(tensor)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _mapped(tensor: TensorProto, folder: Path | None) -> np.ndarray:
