@@ -24,7 +24,9 @@ ALLOWED: dict[str, set[str] | None] = {
     "runtime": set(),
     "models": {"errors"},
     "trace": {"ir", "errors", "models"},
-    "driver": {"errors", "ir", "trace", "plan", "passes", "codegen", "runtime", "models", ""},
+    "onnx": {"ir", "errors", "passes"},
+    "report": {"ir", "plan", "models", "errors"},
+    "driver": {"errors", "ir", "trace", "plan", "passes", "codegen", "runtime", "models", "onnx", "report", ""},
     "cli": None,
     "__main__": None,
     "": None,  # the package's own __init__
