@@ -44,7 +44,7 @@ def struct_name(name: str) -> str:
 def tokens_kernel(name: str, template: str, op: str, arguments: tuple[Argument, ...], fields: tuple[str, ...] = ("tokens",),
                   units: str = "t.tokens", core: str = "aiv", planned: tuple[tuple[str, str], ...] = (), **values: Any) -> Kernel:  # fmt: skip
     """Renders `template`, which sees the kernel's name and struct and `values`."""
-    source = render(template, name=name, struct=struct_name(name), arguments=arguments, **values)
+    source = render(template, name=name, struct=struct_name(name), op=op, arguments=arguments, **values)
     return Kernel(name, source, arguments, fields, units, core=core, planned=planned, op=op)
 
 
