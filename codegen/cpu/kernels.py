@@ -11,6 +11,7 @@ from pangu_compile.plan import FunctionPlan, Kernel
 from pangu_compile.plan.access import Affine, affine, contiguous_alias, row_major
 
 from .expr import CTYPES, Inline, add_terms, c_dim, scaled
+from .fused import fused_kernel
 
 Render = Callable[..., str]
 
@@ -251,6 +252,9 @@ class KernelWriter:
         source = kernel.root.inputs[0]
         sizes = f"{c_dim(product(source.type.shape[:-1]))}, {c_dim(source.type.shape[-1])}"
         return f"pangu::argmax(pool, {self._pointer(self._view(source))}, {sizes}, {self.name(kernel.outputs[0])});"
+
+    def _fused(self, kernel: Kernel) -> str:
+        return fused_kernel(self.plan, kernel, self.name, self.render)
 
     def _call(self, kernel: Kernel) -> str:
         """Pass pointers; the callee's frame lies above this function's."""

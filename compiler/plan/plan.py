@@ -79,8 +79,9 @@ class FunctionPlan:
     """One function: kernels in order, and where each buffer lies.
 
     places: value -> ("in", i) parameter, ("out", j) caller's buffer, ("frame", byte offset), ("state", i) the
-    parameter's own memory, updated in place. workspaces: kernel's node -> byte offset of its scratch (of the callee's
-    frame, for a call). live_bytes: the most that is alive at one kernel, callees included: no frame can be smaller.
+    parameter's own memory, updated in place. workspaces: kernel's node -> begin and end of its scratch in the frame
+    (of the callee's frame, for a call). live_bytes: the most that is alive at one kernel, callees included: no frame
+    can be smaller.
     """
 
     name: str
@@ -89,7 +90,7 @@ class FunctionPlan:
     places: dict[Value, tuple[str, int]]
     frame_bytes: int
     live_bytes: int
-    workspaces: dict[Node, int] = field(default_factory=dict)
+    workspaces: dict[Node, tuple[int, int]] = field(default_factory=dict)
     copies: list[tuple[Value, int]] = field(default_factory=list)
 
     @property
@@ -190,7 +191,7 @@ class Planner:
         scratch = self._scratch(schedule, lambda callee: callee.frame_bytes)
         offsets, size = place([*slots, *scratch.values()])
         places.update({value: ("frame", offsets[n]) for n, value in by_name.items()})
-        workspaces = {node: offsets[slot.name] for node, slot in scratch.items()}
+        workspaces = {node: (offsets[slot.name], offsets[slot.name] + slot.nbytes) for node, slot in scratch.items()}
         live = largest_live([*slots, *self._scratch(schedule, lambda callee: callee.live_bytes).values()])
         return FunctionPlan(name, graph, schedule, places, size, live, workspaces, copies)
 

@@ -24,7 +24,7 @@ def _function(plan: FunctionPlan) -> dict[str, Any]:
         entry["reads"] = [f"%{v.name} {_place(plan, v)}" for v in k.reads]
         entry["writes"] = [f"%{v.name} {_place(plan, v)} {v.type}" for v in k.outputs if v in plan.places]
         if k.root in plan.workspaces:
-            entry["workspace"] = f"frame[{plan.workspaces[k.root]}]"
+            entry["workspace"] = "frame[{}:{}]".format(*plan.workspaces[k.root])
         if k.root.loc:
             entry["source"] = k.root.loc
         kernels.append(entry)

@@ -17,6 +17,7 @@ from pangu_compile.ir.types import Dim, dim
 FLOAT = 4
 LINE = 64  # every section starts at a cache line
 TOKEN_BLOCK = 32  # query tokens whose absorbed queries are held at once (pangu_attention.h: kTokenBlock)
+FEW_TOKENS = 8  # pangu_fused.h: kFewTokens
 SCORE_ROWS = 4  # query rows scored at once (pangu_dsa.h: kScoreRows)
 
 
@@ -27,6 +28,12 @@ def _sections(*elements: Dim) -> Dim:
 
 def _at_most(a: Dim, bound: int) -> Dim:
     return min(a, bound) if isinstance(a, int) else dim(sympy.Min(a, bound))
+
+
+def _rows(tokens: Dim, width: int, *weights: TensorType) -> Dim:
+    """4-byte elements for `tokens` rows made ready for the formats of `weights` (pangu_linear.h: rows_bytes)."""
+    quantised = any(w.dtype.is_quantised for w in weights)
+    return tokens * (width // 2 + width // 512 * 32 + 96) if quantised else 0
 
 
 def _types(node: Node) -> dict[str, TensorType]:
@@ -40,12 +47,17 @@ def _prologue(node: Node) -> Dim:
     low = t["q_a"].shape[0] if "q_a" in t else 0
     kept = 0 if "qr" in results else tokens * low
     rows = 0 if "latent" in results or "new_cache" in results else tokens * width
-    return _sections(tokens * low, tokens * width, kept, rows)
+    few = _at_most(tokens, FEW_TOKENS)
+    ready = [_rows(few, int(t[n].shape[1]), t[n]) for n in ("q_a", "kv_a", "q_b") if n in t]
+    return _sections(tokens * low, tokens * width, kept, rows, *ready)
 
 
 def _index(node: Node) -> Dim:
     t = _types(node)
-    return _sections(t["u"].shape[0] * t["cache"].shape[1])
+    tokens = t["u"].shape[0]
+    few = _at_most(tokens, FEW_TOKENS)
+    ready = [_rows(few, int(t[n].shape[1]), t[n]) for n in ("wq_b", "wk", "weights_proj")]
+    return _sections(tokens * t["cache"].shape[1], *ready)
 
 
 def _output(node: Node) -> Dim:
@@ -69,8 +81,9 @@ def _attention(node: Node) -> Dim:
 
 def _ffn(node: Node) -> Dim:
     x, gate = node.inputs[0].type, node.inputs[1].type
-    inner = x.shape[0] * gate.shape[0]
-    return _sections(inner, inner)
+    inner, few = x.shape[0] * gate.shape[0], _at_most(x.shape[0], FEW_TOKENS)
+    ready = [_rows(few, int(x.shape[1]), w.type) for w in node.inputs[1:3]]
+    return _sections(inner, inner, *ready)
 
 
 def _gate(node: Node) -> Dim:
@@ -83,8 +96,11 @@ def _moe(node: Node) -> Dim:
     tokens, k = t["index"].shape
     experts, double, _ = t["gate_up"].shape
     shared = t["shared_gate"].shape[0] * tokens if "shared_gate" in t else 0
-    pairs = tokens * k
-    return _sections(pairs * double, 2 * shared, experts + 1, experts, pairs, pairs)
+    pairs, hidden = tokens * k, int(t["x"].shape[1])
+    ready = [_rows(tokens, hidden, t["gate_up"]), _rows(pairs, int(t["down"].shape[2]), t["down"])]
+    if shared:
+        ready += [_rows(tokens, hidden, t["shared_gate"]), _rows(tokens, int(t["shared_down"].shape[1]), t["shared_down"])]
+    return _sections(pairs * double, 2 * shared, experts + 1, experts, 2 * pairs, 2 * pairs, pairs, *ready)
 
 
 _BYTES: dict[str, Callable[[Node], Dim]] = {

@@ -3,53 +3,32 @@
 
 namespace pangu {
 
-typedef float v16 __attribute__((vector_size(64), aligned(4)));
-
-inline v16 load16(const float *p) { v16 v; std::memcpy(&v, p, 64); return v; }
-inline void store16(float *p, v16 v) { std::memcpy(p, &v, 64); }
-inline v16 load_part(const float *p, int64_t n) {
-  float t[16] = {};
-  for (int64_t i = 0; i < n; ++i) t[i] = p[i];
-  return load16(t);
-}
-inline void store_part(float *p, v16 v, int64_t n) {
-  float t[16];
-  store16(t, v);
-  for (int64_t i = 0; i < n; ++i) p[i] = t[i];
-}
-inline v16 splat(float x) { return v16{} + x; }
-inline float sum16(v16 v) {
-  float t[16];
-  store16(t, v);
-  return tree_sum(t);
-}
-
 // c[m][n] = dot(a[m], b + n * ldb) over K, for MB rows and NB columns. The order of operations of one element depends
 // on K alone.
 template <int MB, int NB>
 inline void dot_block(const float *const *a, const float *b, int64_t ldb, int64_t K, float *const *c, int64_t n0) {
-  v16 acc[MB][NB];
+  vec acc[MB][NB];
   for (int m = 0; m < MB; ++m)
-    for (int n = 0; n < NB; ++n) acc[m][n] = v16{};
+    for (int n = 0; n < NB; ++n) acc[m][n] = vec{};
   int64_t k = 0;
-  for (; k + 16 <= K; k += 16) {
-    v16 av[MB];
-    for (int m = 0; m < MB; ++m) av[m] = load16(a[m] + k);
+  for (; k + kWidth <= K; k += kWidth) {
+    vec av[MB];
+    for (int m = 0; m < MB; ++m) av[m] = load(a[m] + k);
     for (int n = 0; n < NB; ++n) {
-      const v16 bv = load16(b + n * ldb + k);
-      for (int m = 0; m < MB; ++m) acc[m][n] += av[m] * bv;
+      const vec bv = load(b + n * ldb + k);
+      for (int m = 0; m < MB; ++m) acc[m][n] = fma(av[m], bv, acc[m][n]);
     }
   }
   if (k < K) {
-    v16 av[MB];
+    vec av[MB];
     for (int m = 0; m < MB; ++m) av[m] = load_part(a[m] + k, K - k);
     for (int n = 0; n < NB; ++n) {
-      const v16 bv = load_part(b + n * ldb + k, K - k);
-      for (int m = 0; m < MB; ++m) acc[m][n] += av[m] * bv;
+      const vec bv = load_part(b + n * ldb + k, K - k);
+      for (int m = 0; m < MB; ++m) acc[m][n] = fma(av[m], bv, acc[m][n]);
     }
   }
   for (int m = 0; m < MB; ++m)
-    for (int n = 0; n < NB; ++n) c[m][n0 + n] = sum16(acc[m][n]);
+    for (int n = 0; n < NB; ++n) c[m][n0 + n] = sum(acc[m][n]);
 }
 
 template <int MB>
@@ -76,29 +55,29 @@ inline void dot_panel(const float *const *a, int64_t rows, const float *b, int64
 template <int MB>
 inline void axpy_block(const float *a, int64_t a_rs, int64_t a_cs, const float *b, int64_t b_rs, int64_t K, float *c,
                        int64_t c_rs, int64_t n, int64_t end) {
-  for (; n + 32 <= end; n += 32) {
-    v16 acc[MB][2];
-    for (int m = 0; m < MB; ++m) acc[m][0] = acc[m][1] = v16{};
+  for (; n + 2 * kWidth <= end; n += 2 * kWidth) {
+    vec acc[MB][2];
+    for (int m = 0; m < MB; ++m) acc[m][0] = acc[m][1] = vec{};
     for (int64_t k = 0; k < K; ++k) {
-      const v16 b0 = load16(b + k * b_rs + n), b1 = load16(b + k * b_rs + n + 16);
+      const vec b0 = load(b + k * b_rs + n), b1 = load(b + k * b_rs + n + kWidth);
       for (int m = 0; m < MB; ++m) {
-        const v16 av = splat(a[m * a_rs + k * a_cs]);
-        acc[m][0] += av * b0;
-        acc[m][1] += av * b1;
+        const vec av = splat(a[m * a_rs + k * a_cs]);
+        acc[m][0] = fma(av, b0, acc[m][0]);
+        acc[m][1] = fma(av, b1, acc[m][1]);
       }
     }
-    for (int m = 0; m < MB; ++m) store16(c + m * c_rs + n, acc[m][0]), store16(c + m * c_rs + n + 16, acc[m][1]);
+    for (int m = 0; m < MB; ++m) store(c + m * c_rs + n, acc[m][0]), store(c + m * c_rs + n + kWidth, acc[m][1]);
   }
-  for (; n < end; n += 16) {
-    const int64_t part = min<int64_t>(16, end - n);
-    v16 acc[MB];
-    for (int m = 0; m < MB; ++m) acc[m] = v16{};
+  for (; n < end; n += kWidth) {
+    const int64_t part = min<int64_t>(kWidth, end - n);
+    vec acc[MB];
+    for (int m = 0; m < MB; ++m) acc[m] = vec{};
     for (int64_t k = 0; k < K; ++k) {
-      const v16 bv = part == 16 ? load16(b + k * b_rs + n) : load_part(b + k * b_rs + n, part);
-      for (int m = 0; m < MB; ++m) acc[m] += splat(a[m * a_rs + k * a_cs]) * bv;
+      const vec bv = part == kWidth ? load(b + k * b_rs + n) : load_part(b + k * b_rs + n, part);
+      for (int m = 0; m < MB; ++m) acc[m] = fma(splat(a[m * a_rs + k * a_cs]), bv, acc[m]);
     }
     for (int m = 0; m < MB; ++m)
-      if (part == 16) store16(c + m * c_rs + n, acc[m]); else store_part(c + m * c_rs + n, acc[m], part);
+      if (part == kWidth) store(c + m * c_rs + n, acc[m]); else store_part(c + m * c_rs + n, acc[m], part);
   }
 }
 

@@ -1,0 +1,261 @@
+// pangu_attention.h: latent attention with sinks. A query row is one head of one token, absorbed into the latent space,
+// where all heads share the keys; a softmax over blocks of keys needs no row of scores. Sinks come first, then keys in
+// order of position, block by block from the token's own first key: a token's result depends on nothing else.
+#pragma once
+
+namespace pangu {
+
+constexpr int64_t kTokenBlock = 32; // tokens whose absorbed queries are held at once
+constexpr int64_t kKeyBlock = 64;
+constexpr int64_t kHeadBlock = 16;
+
+// Softmax over blocks: peak and total so far of one query row.
+struct Online {
+  float peak = -std::numeric_limits<float>::infinity(), total = 0;
+
+  // Scores of one block become weights, and the sum so far of `width` values is brought to the new peak.
+  void add(float *score, int64_t n, float *sum, int64_t width) {
+    const float keep = weigh(score, n);
+    if (keep != 1.0f)
+      for (int64_t c = 0; c < width; ++c) sum[c] *= keep;
+  }
+
+private:
+  float weigh(float *score, int64_t n) {
+    float top = peak;
+    for (int64_t j = 0; j < n; ++j) top = max(top, score[j]);
+    if (top == -std::numeric_limits<float>::infinity()) {
+      for (int64_t j = 0; j < n; ++j) score[j] = 0;
+      return 1;
+    }
+    const float keep = pangu::exp(peak - top);
+    float lanes[kLanes] = {};
+    int64_t j = 0;
+    for (; j + kLanes <= n; j += kLanes)
+#pragma GCC ivdep
+      for (int l = 0; l < kLanes; ++l) {
+        score[j + l] = pangu::exp(score[j + l] - top);
+        lanes[l] += score[j + l];
+      }
+    for (int l = 0; j + l < n; ++l) lanes[l] += score[j + l] = pangu::exp(score[j + l] - top);
+    peak = top;
+    total = total * keep + tree_sum(lanes);
+    return keep;
+  }
+};
+
+// The operands that all variants share. Keys are rows of LATENT + ROPE values.
+template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attention {
+  static constexpr int64_t kQuery = NOPE + ROPE, kKey = LATENT + ROPE, kHead = NOPE + V;
+  int64_t heads, sink_count;
+  float scale;
+  const float *q, *sinks;
+  Weight kv_b;
+  float *out;
+
+  // Queries of tokens [first, first + count), heads [begin, end): queries[i][head][kKey].
+  void absorb(int64_t first, int64_t count, int64_t begin, int64_t end, float *queries) const {
+    for (int64_t h = begin; h < end; ++h) {
+      const float *own = q + (first * heads + h) * kQuery;
+      linear_transposed(count, h * kHead, h * kHead + NOPE, LATENT, own, heads * kQuery, kv_b, queries + h * kKey, heads * kKey);
+      for (int64_t i = 0; i < count; ++i) {
+        float *to = queries + (i * heads + h) * kKey;
+        for (int64_t c = 0; c < LATENT; ++c) to[c] *= scale;
+        for (int64_t c = 0; c < ROPE; ++c) to[LATENT + c] = own[i * heads * kQuery + NOPE + c] * scale;
+      }
+    }
+  }
+
+  // Query rows (at most kHeadBlock heads of one token) against the sinks and n keys; the mixed latent rows replace them.
+  template <class Key> void attend(float *query, int64_t count, int64_t n, const Key &key) const {
+    alignas(64) float mixed[kHeadBlock * LATENT];
+    alignas(64) float score[kHeadBlock * kKeyBlock];
+    Online online[kHeadBlock];
+    std::memset(mixed, 0, sizeof(float) * static_cast<size_t>(count * LATENT));
+    const float *rows[kKeyBlock];
+    for (int64_t j = -sink_count; j < n;) {
+      const int64_t block = min(kKeyBlock, (j < 0 ? 0 : n) - j);
+      for (int64_t i = 0; i < block; ++i) rows[i] = j < 0 ? sinks + (j + sink_count + i) * kKey : key(j + i);
+      dot_grid(count, query, kKey, block, rows, kKey, score, kKeyBlock);
+      for (int64_t m = 0; m < count; ++m) online[m].add(score + m * kKeyBlock, block, mixed + m * LATENT, LATENT);
+      mix_grid(count, score, kKeyBlock, block, rows, LATENT, mixed, LATENT);
+      j += block;
+    }
+    for (int64_t m = 0; m < count; ++m) {
+      const float share = 1.0f / online[m].total;
+      for (int64_t c = 0; c < LATENT; ++c) query[m * kKey + c] = mixed[m * LATENT + c] * share;
+    }
+  }
+
+  // Latent sums leave through the value half of kv_b.
+  void values(int64_t first, int64_t count, int64_t begin, int64_t end, const float *queries) const {
+    alignas(64) uint8_t scratch[kTokenBlock * (3 * LATENT + 256) + 64];
+    if (rows_bytes(kv_b.format, count, LATENT) > static_cast<int64_t>(sizeof scratch)) __builtin_trap();
+    for (int64_t h = begin; h < end; ++h) {
+      const Rows rows = prepare_rows(nullptr, kv_b.format, count, LATENT, queries + h * kKey, heads * kKey, scratch);
+      linear_rows(count, 0, V, LATENT, rows, weight_rows(kv_b, h * kHead + NOPE, LATENT), out + (first * heads + h) * V, heads * V);
+    }
+  }
+
+  // Heads [begin, end) of a token in equal blocks. keys(t): how many keys token t sees, and a function of their number.
+  template <class Keys> void attend_heads(int64_t t, int64_t first, int64_t begin, int64_t end, float *queries, const Keys &keys) const {
+    const int64_t blocks = (end - begin + kHeadBlock - 1) / kHeadBlock;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t from = begin + (end - begin) * b / blocks, to = begin + (end - begin) * (b + 1) / blocks;
+      attend(queries + ((t - first) * heads + from) * kKey, to - from, keys.count(t), [&](int64_t j) { return keys.row(t, j); });
+    }
+  }
+
+  // Tokens [first, first + count), at most kTokenBlock.
+  template <class Keys> void absorbed(pangu_pool *pool, int64_t first, int64_t count, float *queries, const Keys &keys) const {
+    const int64_t project = count * NOPE * LATENT, pair = (keys.count(first + count - 1) + sink_count) * kKey;
+    if (count <= kFewTokens)
+      return parallel(pool, heads, project + count * pair, [&](int64_t begin, int64_t end) {
+        absorb(first, count, begin, end, queries);
+        for (int64_t t = first; t < first + count; ++t) attend_heads(t, first, begin, end, queries, keys);
+        values(first, count, begin, end, queries);
+      });
+    parallel(pool, heads, project, [&](int64_t begin, int64_t end) { absorb(first, count, begin, end, queries); });
+    const int64_t blocks = (heads + kHeadBlock - 1) / kHeadBlock;
+    parallel(pool, count * blocks, kHeadBlock * pair, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t from = item % blocks * heads / blocks, to = (item % blocks + 1) * heads / blocks;
+        attend_heads(first + item / blocks, first, from, to, queries, keys);
+      }
+    });
+    parallel(pool, heads, project, [&](int64_t begin, int64_t end) { values(first, count, begin, end, queries); });
+  }
+
+  template <class Keys> void absorbed_all(pangu_pool *pool, int64_t T, float *queries, const Keys &keys) const {
+    for (int64_t t = 0; t < T; t += kTokenBlock) absorbed(pool, t, min(kTokenBlock, T - t), queries, keys);
+  }
+
+  // The expanded form, for long calls: keys and values of one head are made for a block of rows, and every token of the
+  // call reads them. Positions [begin, end) are all that any token sees; run(p) says how many rows lie together from p on.
+  template <class Span> void expanded_head(int64_t h, int64_t T, Online *online, const Span &span) const {
+    alignas(64) float keys[kKeyBlock * kQuery], values_of[kKeyBlock * V];
+    for (int64_t t = 0; t < T; ++t) {
+      online[t] = Online();
+      std::memset(out + (t * heads + h) * V, 0, sizeof(float) * V);
+    }
+    for (int64_t j = 0; j < sink_count; j += kKeyBlock) {
+      const int64_t block = min(kKeyBlock, sink_count - j);
+      expand(h, sinks + j * kKey, block, keys, values_of);
+      read_block(h, T, 0, block, keys, values_of, online, [](int64_t) { return int64_t{0}; }, [&](int64_t) { return block; });
+    }
+    for (int64_t p = span.begin / kKeyBlock * kKeyBlock; p < span.end; p += kKeyBlock) {
+      const int64_t from = max(p, span.begin), to = min(p + kKeyBlock, span.end);
+      for (int64_t at = from; at < to;) {
+        const int64_t together = min(span.together(at), to - at);
+        expand(h, span.row(at), together, keys + (at - from) * kQuery, values_of + (at - from) * V);
+        at += together;
+      }
+      read_block(h, T, span.first_token(from, to), to - from, keys, values_of, online,
+                 [&](int64_t t) { return max<int64_t>(0, span.first(t) - from); }, [&](int64_t t) { return min(to - from, span.last(t) + 1 - from); });
+    }
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t v = 0; v < V; ++v) out[(t * heads + h) * V + v] /= online[t].total;
+  }
+
+  void expand(int64_t h, const float *rows, int64_t count, float *keys, float *values_of) const {
+    alignas(64) uint8_t scratch[kKeyBlock * (3 * LATENT + 256) + 64];
+    if (rows_bytes(kv_b.format, count, LATENT) > static_cast<int64_t>(sizeof scratch)) __builtin_trap();
+    const Rows prepared = prepare_rows(nullptr, kv_b.format, count, LATENT, rows, kKey, scratch);
+    linear_rows(count, 0, NOPE, LATENT, prepared, weight_rows(kv_b, h * kHead, LATENT), keys, kQuery);
+    linear_rows(count, 0, V, LATENT, prepared, weight_rows(kv_b, h * kHead + NOPE, LATENT), values_of, V);
+    for (int64_t i = 0; i < count; ++i) std::memcpy(keys + i * kQuery + NOPE, rows + i * kKey + LATENT, sizeof(float) * ROPE);
+  }
+
+  // Tokens from `t` on against one block; token t sees keys [low(t), high(t)) of it.
+  template <class Low, class High>
+  void read_block(int64_t h, int64_t T, int64_t t, int64_t block, const float *keys, const float *values_of, Online *online, const Low &low,
+                  const High &high) const {
+    constexpr int64_t kTokens = 16;
+    alignas(64) float score[kTokens * kKeyBlock];
+    const float *key_rows[kKeyBlock], *value_rows[kKeyBlock];
+    for (int64_t i = 0; i < block; ++i) key_rows[i] = keys + i * kQuery, value_rows[i] = values_of + i * V;
+    for (; t < T; t += kTokens) {
+      const int64_t count = min(kTokens, T - t);
+      if (low(t) >= block || high(t + count - 1) <= 0) continue;
+      dot_grid(count, q + (t * heads + h) * kQuery, heads * kQuery, block, key_rows, kQuery, score, kKeyBlock);
+      for (int64_t m = 0; m < count; ++m) {
+        const int64_t from = low(t + m), to = high(t + m);
+        float *row = score + m * kKeyBlock;
+        for (int64_t j = 0; j < block; ++j) row[j] = j >= from && j < to ? row[j] * scale : -std::numeric_limits<float>::infinity();
+        online[t + m].add(row, block, out + ((t + m) * heads + h) * V, V);
+      }
+      mix_grid(count, score, kKeyBlock, block, value_rows, V, out + (t * heads + h) * V, heads * V);
+    }
+  }
+
+  template <class Span> void expanded(pangu_pool *pool, int64_t T, Online *online, const Span &span) const {
+    parallel(pool, heads, T * (span.end - span.begin) * kQuery, [&](int64_t begin, int64_t end) {
+      for (int64_t h = begin; h < end; ++h) expanded_head(h, T, online + h * T, span);
+    });
+  }
+};
+
+// The window: rows of the ring before the call, then the call's own.
+template <int64_t KEY> struct WindowKeys {
+  int64_t start, window, begin, end;
+  const float *latent;
+  Ring ring;
+
+  WindowKeys(int64_t start_, int64_t window_, int64_t T, const float *latent_, const Ring &ring_)
+      : start(start_), window(window_), begin(max<int64_t>(0, start_ - window_ + 1)), end(start_ + T), latent(latent_), ring(ring_) {}
+
+  int64_t first(int64_t t) const { return max<int64_t>(0, start + t - window + 1); }
+  int64_t last(int64_t t) const { return start + t; }
+  int64_t count(int64_t t) const { return last(t) - first(t) + 1; }
+  const float *row(int64_t p) const { return p >= start ? latent + (p - start) * KEY : ring.at(p); }
+  const float *row(int64_t t, int64_t j) const { return row(first(t) + j); }
+  int64_t together(int64_t p) const { return p >= start ? end - p : min(start - p, ring.R - p % ring.R); }
+  int64_t first_token(int64_t from, int64_t) const { return max<int64_t>(0, from - start) / 16 * 16; }
+};
+
+// The whole cache, `before` rows of it older than the call.
+template <int64_t KEY> struct CacheKeys {
+  int64_t before, begin, end;
+  const float *cache;
+
+  CacheKeys(int64_t rows, int64_t T, const float *cache_) : before(rows - T), begin(0), end(rows), cache(cache_) {}
+
+  int64_t first(int64_t) const { return 0; }
+  int64_t last(int64_t t) const { return before + t; }
+  int64_t count(int64_t t) const { return before + t + 1; }
+  const float *row(int64_t p) const { return cache + p * KEY; }
+  const float *row(int64_t, int64_t j) const { return cache + j * KEY; }
+  int64_t together(int64_t p) const { return end - p; }
+  int64_t first_token(int64_t from, int64_t) const { return max<int64_t>(0, from - before) / 16 * 16; }
+};
+
+template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct SwaAttention : Attention<NOPE, ROPE, V, LATENT> {
+  using Base = Attention<NOPE, ROPE, V, LATENT>;
+  int64_t start, window, expand_from;
+  const float *latent;
+  Ring ring;
+
+  void run(pangu_pool *pool, int64_t T, Workspace work) const {
+    const WindowKeys<Base::kKey> keys(start, window, T, latent, ring);
+    if (expand_from > 0 && T >= expand_from)
+      this->expanded(pool, T, work.take<Online>(this->heads * T), keys);
+    else
+      this->absorbed_all(pool, T, work.take<float>(min(T, kTokenBlock) * this->heads * Base::kKey), keys);
+    ring.write(latent, Base::kKey, T, start);
+  }
+};
+
+template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct DenseAttention : Attention<NOPE, ROPE, V, LATENT> {
+  using Base = Attention<NOPE, ROPE, V, LATENT>;
+  int64_t rows, expand_from;
+  const float *cache;
+
+  void run(pangu_pool *pool, int64_t T, Workspace work) const {
+    const CacheKeys<Base::kKey> keys(rows, T, cache);
+    if (expand_from > 0 && T >= expand_from)
+      return this->expanded(pool, T, work.take<Online>(this->heads * T), keys);
+    this->absorbed_all(pool, T, work.take<float>(min(T, kTokenBlock) * this->heads * Base::kKey), keys);
+  }
+};
+
+} // namespace pangu

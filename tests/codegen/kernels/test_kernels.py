@@ -1,0 +1,54 @@
+"""Every fused operator's CPU kernel: right, and bit for bit the same on any thread count and in any company of tokens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pangu_compile.ir.opdef import all_opdefs
+
+from .cases import FAMILIES, cases
+from .checks import check_one_by_one, check_semantics, check_threads
+from .library import PLAIN, ROOT, SANITIZED, Library
+
+LIBRARIES: dict[str, Library] = {}
+ALL = [pytest.param(family, i, id=f"{i}-{case}") for family in FAMILIES for i, case in enumerate(cases(family))]
+# Other modules test these: the runtime's sampling, and the head of the draft programs.
+ELSEWHERE = {"sample_token", "mtp_verify_sampled", "lm_head_argmax", "mtp_verify"}
+
+
+@pytest.fixture
+def library(request, tmp_path_factory):
+    family = request.getfixturevalue("family")
+    if family not in LIBRARIES:
+        built = Library(cases(family), tmp_path_factory.mktemp(family))
+        assert built.compile(PLAIN) == ""
+        built.load()
+        LIBRARIES[family] = built
+    return LIBRARIES[family]
+
+
+@pytest.mark.parametrize(("family", "number"), ALL)
+def test_kernel(library, family, number):
+    check_semantics(library, number)
+    check_threads(library, number)
+    check_one_by_one(library, number)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sanitized(family, tmp_path):
+    Library(cases(family), tmp_path).compile(SANITIZED)
+    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    env = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.codegen.kernels.checks", family, str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(ROOT), env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+
+
+def test_every_fused_operator_has_cases():
+    tested = {case.op for family in FAMILIES for case in cases(family)}
+    assert {name for name, op in all_opdefs().items() if op.kind == "fused"} <= tested | ELSEWHERE
