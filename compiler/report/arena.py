@@ -10,11 +10,11 @@ from pangu_compile.ir import evaluate_dim
 from pangu_compile.ir.text import parse_type
 
 _PLACED = re.compile(r"^%(\S+) (\w+)\[(\d+)\](?: (.+))?$")
-_WORKSPACE = re.compile(r"^frame\[(\d+)\]$")
+_WORKSPACE = re.compile(r"^frame\[(\d+):(\d+)\]$")
 Record = Mapping[str, Any]
 
 
-def rectangles(function: Record, functions: Record, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+def rectangles(function: Record, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
     """Memory of a function's frame: name, kind, offset, bytes, first and last kernel that uses it.
 
     kind: "value", "workspace" (scratch of one kernel), or "call" (the frame of the function that a kernel calls).
@@ -34,7 +34,7 @@ def rectangles(function: Record, functions: Record, sizes: Mapping[str, int]) ->
         scratch = _WORKSPACE.match(kernel.get("workspace", ""))
         if scratch:
             callee = kernel.get("function")
-            nbytes = functions[callee]["frame_bytes"] if callee else int(kernel.get("workspace_bytes", 0))
+            nbytes = int(scratch[2]) - int(scratch[1])
             kind, name = ("call", callee) if callee else ("workspace", f"scratch of {kernel['op']}")
             found[f"workspace {index}"] = _box(name, kind, kernel["op"], int(scratch[1]), nbytes, index)
     return [box for box in found.values() if box["bytes"]]
@@ -49,14 +49,14 @@ def arena_table(record: Record) -> dict[str, Any]:
 
     largest_live is the planner's: the most that is alive at one kernel, callees included.
     """
-    sizes, functions = dict(record["sizes"]), record["functions"]
+    sizes = dict(record["sizes"])
     programs, frames = {}, {}
     for name, program in record["programs"].items():
         live, size = program["largest_live_bytes"], program["arena_bytes"]
         programs[name] = {"bytes": size, "largest_live": live, "ratio": round(size / live, 4) if live else 1.0}
-    named = {**{f"program {name}": p for name, p in record["programs"].items()}, **functions}
+    named = {**{f"program {name}": p for name, p in record["programs"].items()}, **record["functions"]}
     for name, function in named.items():
-        boxes = rectangles(function, functions, sizes)
+        boxes = rectangles(function, sizes)
         if boxes:
             kernels = [k.get("function") or k["op"] for k in function["kernels"]]
             frames[name] = {"bytes": function["frame_bytes"], "kernels": kernels, "rectangles": boxes}

@@ -11,8 +11,8 @@ from .roofline import MATRIX
 from .units import human_bytes, human_rate, human_tokens
 
 WIDTH, HEIGHT = 500, 300
-LEFT, RIGHT = 70, 318  # of a plot with labels beside it
-LABEL_H = 15
+LEFT, RIGHT = 76, 300  # of a plot with labels beside it
+LABEL_H = 17
 Summary = Mapping[str, Any]
 
 
@@ -128,7 +128,7 @@ def acceptance_chart(summary: Summary) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-ARENA_H, ARENA_LEFT = 260, 76
+ARENA_H, ARENA_LEFT = 260, 82
 
 
 def arena_chart(frame: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,6 +147,6 @@ def arena_chart(frame: Mapping[str, Any]) -> dict[str, Any]:
     ticks = [{"at": round(8 + k / 4 * ARENA_H, 1), "label": human_bytes(total * k / 4)} for k in range(5)]
     labels = [{"at": round(ARENA_LEFT + (i + 0.5) * column, 1), "label": name} for i, name in enumerate(kernels)] if named else []
     return {
-        "width": WIDTH, "height": ARENA_H + (112 if named else 38), "left": ARENA_LEFT, "bottom": 8 + ARENA_H, "boxes": boxes,
+        "width": WIDTH, "height": ARENA_H + (104 if named else 38), "left": ARENA_LEFT, "bottom": 8 + ARENA_H, "boxes": boxes,
         "ticks": ticks, "labels": labels, "count": len(kernels),
     }  # fmt: skip

@@ -7,7 +7,7 @@ cache, so a sum over operators is an upper bound of the traffic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pangu_compile.ir import Graph, Module, Node, Program, TensorType, Value, evaluate_dim, opdef
@@ -52,6 +52,17 @@ def concrete(type_: TensorType, env: Env) -> TensorType:
     return TensorType(type_.dtype, tuple(evaluate_dim(d, env) for d in type_.shape))
 
 
+def kept_results(node: Node, kept: frozenset[Value]) -> list[bool]:
+    """Which results of a node are weights or states again: views of such values, and updated states."""
+    record = opdef(node.op)
+    if record.kind == "view":
+        return [all(v in kept for v in node.inputs)] * len(node.outputs)
+    results, slots = node.attrs.get("results", ()), node.attrs.get("slots", ())
+    operand = dict(zip(slots, node.inputs, strict=False))
+    flags = [name in record.updates and operand.get(record.updates[name]) in kept for name in results]
+    return flags or [False] * len(node.outputs)
+
+
 def node_work(node: Node, env: Env, kept: frozenset[Value] = frozenset()) -> Work:
     """Cost of a node that is not a call. kept: values that are weights or states (not activations)."""
     record = opdef(node.op)
@@ -59,35 +70,51 @@ def node_work(node: Node, env: Env, kept: frozenset[Value] = frozenset()) -> Wor
     outputs = [concrete(v.type, env) for v in node.outputs]
     cost = record.cost(inputs, outputs, node.attrs)
     flops, moved = evaluate_dim(cost.flops, env), evaluate_dim(cost.bytes, env)
-    replaced = set(record.updates)
-    results = node.attrs.get("results", ())
     values = [t for v, t in zip(node.inputs, inputs, strict=True) if v not in kept]
-    values += [t for i, t in enumerate(outputs) if not (i < len(results) and results[i] in replaced)]
+    values += [t for t, flag in zip(outputs, kept_results(node, kept), strict=True) if not flag]
     return Work(flops, moved, min(moved, sum(int(t.nbytes) for t in values)))
 
 
 def program_work(module: Module, program: Program, env: Env) -> list[Applied]:
     """Every operator that runs, in order; a function that is called 40 times appears 40 times."""
     kept = {v for v, r in zip(program.graph.params, program.params, strict=True) if r.kind in ("weight", "constant", "state")}
-    return list(_walk(module, program.graph, env, frozenset(kept), {}))
+    return Walk(module).graph(program.graph, env, frozenset(kept))[0]
 
 
-_Memo = dict[tuple[str, tuple[tuple[str, int], ...], tuple[bool, ...]], list[Applied]]
+_Key = tuple[str, tuple[tuple[str, int], ...], tuple[bool, ...]]
 
 
-def _walk(module: Module, graph: Graph, env: Env, kept: frozenset[Value], memo: _Memo) -> Iterator[Applied]:
-    for node in graph.nodes:
-        if node.op != "call":
-            yield Applied(node, node_work(node, env, kept))
-            continue
+class Walk:
+    """Follows calls; a function with the same sizes and the same kinds of operands is walked once."""
+
+    def __init__(self, module: Module):
+        self.module = module
+        self._known: dict[_Key, tuple[list[Applied], list[bool]]] = {}
+
+    def graph(self, graph: Graph, env: Env, kept: frozenset[Value]) -> tuple[list[Applied], list[bool]]:
+        """The operators of a graph, and which of its outputs are weights or states. kept: such parameters."""
+        applied: list[Applied] = []
+        known = set(kept)
+        for node in graph.nodes:
+            if node.op == "call":
+                inner, flags = self._call(node, env, known)
+                applied += inner
+            else:
+                now = frozenset(v for v in node.inputs if v in known)
+                flags = kept_results(node, now)
+                applied.append(Applied(node, node_work(node, env, now)))
+            known.update(v for v, flag in zip(node.outputs, flags, strict=True) if flag)
+        return applied, [v in known for v in graph.outputs]
+
+    def _call(self, node: Node, env: Env, known: set[Value]) -> tuple[list[Applied], list[bool]]:
         inner = {**env, **{name: evaluate_dim(d, env) for name, d in node.dims.items()}}
-        flags = tuple(v in kept for v in node.inputs)
+        flags = tuple(v in known for v in node.inputs)
         key = (node.attrs["function"], tuple(sorted(inner.items())), flags)
-        if key not in memo:
-            callee = module.functions[node.attrs["function"]]
+        if key not in self._known:
+            callee = self.module.functions[node.attrs["function"]]
             own = frozenset(p for p, flag in zip(callee.params, flags, strict=True) if flag)
-            memo[key] = list(_walk(module, callee, inner, own, memo))
-        yield from memo[key]
+            self._known[key] = self.graph(callee, inner, own)
+        return self._known[key]
 
 
 def by_operator(work: list[Applied], seconds: Callable[[str, Work], float]) -> list[OperatorTotal]:

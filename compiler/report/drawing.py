@@ -16,8 +16,8 @@ def layered(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     graph: nx.DiGraph[int] = nx.DiGraph()
     graph.add_nodes_from(range(len(nodes)))
     graph.add_edges_from((source, i) for i, node in enumerate(nodes) for source in node["reads"])
-    rows = [sorted(row) for row in nx.topological_generations(graph)]
-    level = {i: y for y, row in enumerate(rows) for i in row}
+    level = _levels(graph)
+    rows = [sorted(i for i in level if level[i] == y) for y in range(max(level.values(), default=-1) + 1)]
     widest = max((len(row) for row in rows), default=1)
     inner = widest * BOX_W + (widest - 1) * GAP_X
     boxes: dict[int, dict[str, Any]] = {}
@@ -35,6 +35,15 @@ def layered(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "width": 2 * MARGIN + inner + LANE * depth, "height": 2 * MARGIN + len(rows) * (BOX_H + GAP_Y) - GAP_Y,
         "boxes": [boxes[i] for i in sorted(boxes)], "edges": edges,
     }  # fmt: skip
+
+
+def _levels(graph: nx.DiGraph[int]) -> dict[int, int]:
+    """Row of every node: below all that it reads; a node that reads nothing sits right above its first reader."""
+    level = {i: y for y, row in enumerate(nx.topological_generations(graph)) for i in row}
+    for i in graph:
+        if graph.in_degree(i) == 0 and graph.out_degree(i):
+            level[i] = min(level[j] for j in graph.successors(i)) - 1
+    return level
 
 
 def _lanes(edges: Sequence[tuple[int, int]], level: Mapping[int, int]) -> dict[tuple[int, int], int]:

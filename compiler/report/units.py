@@ -46,7 +46,7 @@ def human_seconds(value: float) -> str:
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= size:
             return f"{three_digits(value / size)} {unit}"
-    return f"{three_digits(value * 1e9)} ns"
+    return f"{three_digits(value * 1e9)} ns" if value >= 1e-9 else "under 1 ns"
 
 
 def human_tokens(value: int) -> str:
