@@ -14,32 +14,43 @@
 //       y[out[i] * y_stride + o] = w[o] . x[pick[i]] for i in [0, n): the tokens of one expert
 //   linear_transposed(T, begin, end, I, x, x_stride, w, y, y_stride)
 //       y[t, 0..I) = sum over o in [begin, end) of x[t * x_stride + o - begin] * w[o, :]
-// Strides are in elements.
+//
+// Strides are in elements. Rows made ready for q8 serve q4 as well, and those for f32 serve bf16. Ranges of rows are
+// best multiples of 16. y must not be written by two threads within one range.
 #pragma once
+
+#include "pangu_quant.h"
+
+#include "pangu_gemm_simd.h"
+
+#include "pangu_gemm.h"
+
+#include "pangu_prepare.h"
 
 namespace pangu {
 
-// Activations made ready for a weight format; valid while x and the scratch are.
-struct Rows {
-  const float *x;
-  int64_t stride;
-};
+inline int64_t rows_bytes(int32_t format, int64_t T, int64_t I) {
+  return format == PANGU_Q8 || format == PANGU_Q4 ? T * record_bytes(I) : 0;
+}
 
-inline int64_t rows_bytes(int32_t, int64_t, int64_t) { return 64; }
-
-inline Rows prepare_rows(pangu_pool *, int32_t, int64_t, int64_t, const float *x, int64_t x_stride, void *) { return {x, x_stride}; }
+inline Rows prepare_rows(pangu_pool *pool, int32_t format, int64_t T, int64_t I, const float *x, int64_t x_stride, void *scratch) {
+  if (format != PANGU_Q8 && format != PANGU_Q4) return {x, x_stride, nullptr, 0};
+  uint8_t *const records = static_cast<uint8_t *>(scratch);
+  const int64_t bytes = record_bytes(I);
+  parallel(pool, T, 2 * I, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) prepare_record(x + t * x_stride, I, records + t * bytes);
+  });
+  return {x, x_stride, records, bytes};
+}
 
 inline void linear_picked(int64_t n, const int64_t *pick, const int64_t *out, int64_t begin, int64_t end, int64_t I,
                           const Rows &rows, const Weight &w, float *y, int64_t y_stride) {
-  std::vector<float> values(static_cast<size_t>(I));
-  for (int64_t o = begin; o < end; ++o) {
-    weight_row(w, o, I, values.data());
-    for (int64_t t = 0; t < n; ++t) {
-      const float *x = rows.x + (pick != nullptr ? pick[t] : t) * rows.stride;
-      float sum = 0;
-      for (int64_t i = 0; i < I; ++i) sum += values[static_cast<size_t>(i)] * x[i];
-      y[(out != nullptr ? out[t] : t) * y_stride + o] = sum;
-    }
+  const RowProduct p{n, I, pick, out, rows, w, y, y_stride};
+  switch (w.format) {
+  case PANGU_F32: return product_rows<FloatTile<F32>>(p, begin, end);
+  case PANGU_BF16: return product_rows<FloatTile<Bf16>>(p, begin, end);
+  case PANGU_Q8: return product_rows<Q8Tile>(p, begin, end);
+  default: return product_rows<Q4Tile>(p, begin, end);
   }
 }
 
@@ -48,10 +59,21 @@ inline void linear_rows(int64_t T, int64_t begin, int64_t end, int64_t I, const 
   linear_picked(T, nullptr, nullptr, begin, end, I, rows, w, y, y_stride);
 }
 
+// Memory of the calling thread that grows to the largest call and is then used again.
+inline void *linear_scratch(int64_t bytes) {
+  static thread_local std::vector<uint8_t> memory;
+  if (memory.size() < static_cast<size_t>(bytes) + 64) memory.resize(static_cast<size_t>(bytes) + 64);
+  return reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+}
+
 inline void linear(pangu_pool *pool, int64_t T, int64_t O, int64_t I, const float *x, int64_t x_stride, const Weight &w, float *y,
                    int64_t y_stride) {
-  const Rows rows = prepare_rows(pool, w.format, T, I, x, x_stride, nullptr);
-  parallel(pool, O, T * I, [&](int64_t begin, int64_t end) { linear_rows(T, begin, end, I, rows, w, y, y_stride); });
+  constexpr int64_t kShare = 16;
+  const int64_t scratch = rows_bytes(w.format, T, I);
+  const Rows rows = prepare_rows(pool, w.format, T, I, x, x_stride, scratch > 0 ? linear_scratch(scratch) : nullptr);
+  parallel(pool, (O + kShare - 1) / kShare, kShare * T * I, [&](int64_t begin, int64_t end) {
+    linear_rows(T, begin * kShare, min(end * kShare, O), I, rows, w, y, y_stride);
+  });
 }
 
 inline void linear_transposed(int64_t T, int64_t begin, int64_t end, int64_t I, const float *x, int64_t x_stride, const Weight &w,

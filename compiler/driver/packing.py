@@ -1,0 +1,169 @@
+"""Weights as the CPU kernels read them (codegen/cpu/kernels/pangu_quant.h has the layout).
+
+q8: int8 rows with one float32 scale each. q4: groups of 32 with a float16 scale each, chosen for the least squared error.
+A tensor of any rank is a matrix whose rows are its last axis. Everything works on slices of rows, so that packing a
+tensor needs little memory beside the tensor itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pangu_compile.errors import CompileError
+
+GROUP = 32  # columns that share a q4 scale; q8 rows are padded to it as well
+ALIGN = 64  # of the scales behind the rows
+SLICE = 1 << 20  # elements that are quantised at a time
+# What the largest magnitude of a q4 group is mapped to, before the scale is fitted by least squares.
+Q4_PEAKS = (-8.0, -7.0, -7.5, -8.6, 7.4)
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, columns) of a tensor of at least one axis."""
+    return math.prod(shape[:-1]), shape[-1]
+
+
+def row_bytes(fmt: str, columns: int) -> int:
+    """Bytes of one row without its scales; fmt is f32, bf16, q8 or q4."""
+    padded = -(-columns // GROUP) * GROUP
+    return {"f32": 4 * columns, "bf16": 2 * columns, "q8": padded, "q4": padded // 2}[fmt]
+
+
+def scales_offset(fmt: str, rows: int, columns: int) -> int:
+    """Where the scales of a q8 or q4 tensor begin."""
+    return -(-rows * row_bytes(fmt, columns) // ALIGN) * ALIGN
+
+
+def packed_bytes(fmt: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a packed tensor, scales included."""
+    rows, columns = matrix_shape(shape)
+    if fmt == "q8":
+        return scales_offset(fmt, rows, columns) + 4 * rows
+    if fmt == "q4":
+        return scales_offset(fmt, rows, columns) + 2 * rows * -(-columns // GROUP)
+    return rows * row_bytes(fmt, columns)
+
+
+def to_bf16(values: Floats) -> npt.NDArray[np.uint16]:
+    """float32 to the nearest bfloat16 (ties to even), as its bits. NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def from_bf16(bits: npt.NDArray[np.uint16]) -> Floats:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def quantise_q8(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """[R, I] -> (int8 [R, I], scale [R]) with q * scale nearest to the rows."""
+    peak = np.abs(rows).max(-1, initial=0.0)
+    scale = (peak / np.float32(127)).astype(np.float32)
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    return np.clip(np.rint(rows * inverse[:, None]), -127, 127).astype(np.int8), scale
+
+
+def quantise_q4(groups: Floats) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
+    """[N, 32] -> (integers -8..7, scale [N]): of a few scales for each group the one of the least squared error."""
+    at = np.abs(groups).argmax(-1)
+    peak = np.take_along_axis(groups, at[:, None], -1)[:, 0]
+    best = np.full(len(groups), np.inf, np.float32)
+    integers = np.zeros(groups.shape, np.float32)
+    scales = np.zeros(len(groups), np.float16)
+    for target in Q4_PEAKS:
+        q, _ = _round_q4(groups, peak / np.float32(target))
+        square = np.einsum("ng,ng->n", q, q)
+        fitted = np.divide(np.einsum("ng,ng->n", groups, q), square, out=np.zeros_like(square), where=square > 0)
+        half = np.clip(fitted, -65504, 65504).astype(np.float16)
+        q, error = _round_q4(groups, half.astype(np.float32))
+        better = error < best
+        best[better], scales[better], integers[better] = error[better], half[better], q[better]
+    return integers.astype(np.int8), scales
+
+
+def _round_q4(groups: Floats, scale: Floats) -> tuple[Floats, Floats]:
+    """The integers for given scales, and each group's squared error."""
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    q = np.clip(np.rint(groups * inverse[:, None]), -8, 7)
+    rest = groups - q * scale[:, None]
+    return q, np.einsum("ng,ng->n", rest, rest)
+
+
+def _pack_slice(fmt: str, rows: Floats) -> tuple[Bytes, Bytes]:
+    """A few rows -> (their bytes, their scales' bytes)."""
+    columns = rows.shape[1]
+    padding = -columns % GROUP
+    if fmt == "q8":
+        q, scale = quantise_q8(rows)
+        return np.pad(q, ((0, 0), (0, padding))).view(np.uint8).reshape(-1), scale.view(np.uint8)
+    groups = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, GROUP)
+    q, half = quantise_q4(groups)
+    nibbles = (q + 8).astype(np.uint8)
+    return (nibbles[:, : GROUP // 2] | (nibbles[:, GROUP // 2 :] << 4)).reshape(-1), half.view(np.uint8)
+
+
+def pack_chunks(fmt: str, values: npt.NDArray[Any], name: str = "", jobs: int = 1) -> Iterator[Bytes]:
+    """The packed bytes of a float tensor, piece by piece, in order.
+
+    Args:
+        name: for error messages.
+        jobs: threads that quantise.
+    Raises:
+        CompileError: the tensor holds NaN or infinity, which q8 and q4 cannot express.
+    """
+    rows, columns = matrix_shape(values.shape)
+    matrix = values.reshape(rows, columns)
+    step = max(1, SLICE // max(1, columns))
+    begins = range(0, rows, step)
+
+    def one(begin: int) -> tuple[Bytes, Bytes]:
+        part = np.ascontiguousarray(matrix[begin : begin + step], np.float32)
+        if fmt == "f32":
+            return part.view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
+        if fmt == "bf16":
+            return to_bf16(part).view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
+        if not np.isfinite(part).all():
+            raise CompileError(f"weight {name} holds NaN or infinity; it cannot be stored as {fmt}, use --weights bf16 or f32")
+        return _pack_slice(fmt, part)
+
+    written, scales = 0, []
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        for group in range(0, len(begins), max(1, jobs)):
+            for data, scale in pool.map(one, begins[group : group + max(1, jobs)]):
+                written += data.nbytes
+                scales.append(scale)
+                yield data
+    if fmt in ("q8", "q4"):
+        yield np.zeros(scales_offset(fmt, rows, columns) - written, np.uint8)
+        yield from scales
+
+
+def pack(fmt: str, values: npt.NDArray[Any]) -> Bytes:
+    """A whole tensor packed (tests and small tensors)."""
+    return np.concatenate([*pack_chunks(fmt, values), np.zeros(0, np.uint8)])
+
+
+def unpack(fmt: str, raw: Bytes, shape: tuple[int, ...]) -> Floats:
+    """The numbers that a packed tensor stands for, as float32."""
+    rows, columns = matrix_shape(shape)
+    if fmt == "f32":
+        return raw.view(np.float32).reshape(shape)
+    if fmt == "bf16":
+        return from_bf16(raw.view(np.uint16)).reshape(shape)
+    data, at = raw[: rows * row_bytes(fmt, columns)], scales_offset(fmt, rows, columns)
+    if fmt == "q8":
+        q = data.view(np.int8).reshape(rows, -1)[:, :columns].astype(np.float32)
+        return (q * raw[at:].view(np.float32)[:, None]).reshape(shape)
+    nibbles = data.reshape(-1, GROUP // 2)
+    q = np.concatenate([nibbles & 15, nibbles >> 4], -1).astype(np.float32) - 8
+    values = q * raw[at:].view(np.float16).astype(np.float32)[:, None]
+    return values.reshape(rows, -1)[:, :columns].reshape(shape)

@@ -1,0 +1,199 @@
+// check.cpp: the matrix kernels against float64 products of the dequantised weights, and their bit-for-bit promises.
+//
+// A program of its own, so that it runs under the address sanitizer and under an emulator. Every buffer has its exact
+// size on the heap. Prints one line for each failure; exit status 1 if there was one.
+#include "pangu_parallel.h"
+#include "pangu_quant.h"
+#include "pangu_linear.h"
+#include "pool.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+
+namespace {
+
+uint64_t seed = 1;
+uint32_t random_bits() { return static_cast<uint32_t>((seed = seed * 6364136223846793005u + 1442695040888963407u) >> 33); }
+float random_float() { return static_cast<float>(random_bits()) / 1073741824.0f - 1.0f; }
+
+int failures = 0;
+void fail(const char *what, const char *format, int64_t T, int64_t O, int64_t I) {
+  std::printf("%s: %s T=%d O=%d I=%d\n", what, format, static_cast<int>(T), static_cast<int>(O), static_cast<int>(I));
+  ++failures;
+}
+
+struct Format {
+  int32_t code;
+  const char *name;
+};
+const Format kFormats[] = {{PANGU_F32, "f32"}, {PANGU_BF16, "bf16"}, {PANGU_Q8, "q8"}, {PANGU_Q4, "q4"}};
+
+struct Matrix {
+  std::vector<uint8_t> bytes;
+  std::vector<float> values; // [O, I], dequantised
+  pangu::Weight w;
+
+  Matrix(int32_t format, int64_t O, int64_t I) {
+    const int64_t stride = pangu::weight_row_bytes(format, I), groups = pangu::weight_groups(I);
+    const int64_t data = O * stride, at = (data + 63) / 64 * 64;
+    const int64_t scales = format == PANGU_Q8 ? 4 * O : 2 * O * groups;
+    const bool quantised = format == PANGU_Q8 || format == PANGU_Q4;
+    bytes.resize(static_cast<size_t>(quantised ? at + scales : data));
+    if (format == PANGU_F32)
+      for (int64_t i = 0; i < O * I; ++i) put(4 * i, random_float());
+    if (format == PANGU_BF16)
+      for (int64_t i = 0; i < O * I; ++i) put(2 * i, static_cast<uint16_t>((random_bits() & 0x80ff) | 0x3e00));
+    if (format == PANGU_Q8)
+      for (int64_t o = 0; o < O; ++o) {
+        for (int64_t i = 0; i < I; ++i) bytes[static_cast<size_t>(o * stride + i)] = static_cast<uint8_t>(random_bits() % 255 - 127);
+        put(at + 4 * o, random_float() / 127);
+      }
+    if (format == PANGU_Q4) {
+      for (int64_t i = 0; i < data; ++i) bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(random_bits());
+      for (int64_t g = 0; g < O * groups; ++g) put(at + 2 * g, static_cast<uint16_t>((random_bits() & 0x83ff) | 0x2c00));
+    }
+    w = pangu::weight_view(bytes.data(), format, O, I);
+    values.resize(static_cast<size_t>(O * I));
+    for (int64_t o = 0; o < O; ++o) pangu::weight_row(w, o, I, values.data() + o * I);
+  }
+  template <class V> void put(int64_t at, V value) { std::memcpy(bytes.data() + at, &value, sizeof value); }
+};
+
+std::vector<float> random_floats(int64_t n) {
+  std::vector<float> v(static_cast<size_t>(n));
+  for (float &x : v) x = random_float() * (random_bits() % 50 == 0 ? 20.0f : 1.0f);
+  return v;
+}
+
+// The largest |x| of each 512 columns.
+std::vector<double> peaks(int64_t I, const float *x) {
+  std::vector<double> p(static_cast<size_t>((I + 511) / 512), 0.0);
+  for (int64_t i = 0; i < I; ++i) p[static_cast<size_t>(i / 512)] = std::max(p[static_cast<size_t>(i / 512)], std::fabs(double(x[i])));
+  return p;
+}
+
+// Where weights are integers, x rounds to 16 bits of the peak; sums are in float32.
+void check_values(const Format &f, const Matrix &m, int64_t T, int64_t O, int64_t I, const float *x, const float *y, int64_t stride) {
+  const bool integers = f.code == PANGU_Q8 || f.code == PANGU_Q4;
+  for (int64_t t = 0; t < T; ++t) {
+    const std::vector<double> peak = peaks(I, x + t * I);
+    for (int64_t o = 0; o < O; ++o) {
+      double sum = 0, total = 1e-30, rounding = 0, bias = 0;
+      for (int64_t i = 0; i < I; ++i) {
+        const double w = double(m.values[static_cast<size_t>(o * I + i)]), v = double(x[t * I + i]);
+        sum += w * v, total += std::fabs(w * v);
+        rounding += std::fabs(w) * peak[static_cast<size_t>(i / 512)] / 65278, bias += peak[static_cast<size_t>(i / 512)];
+      }
+      // q4 adds 8 to its integers and takes 8 * sum(x) off again
+      const double allowed = 1e-6 * total + (integers ? rounding : 0) + (f.code == PANGU_Q4 ? 2e-7 * bias : 0);
+      if (!(std::fabs(sum - double(y[t * stride + o])) <= allowed)) {
+        std::printf("element %d %d: %.9g, expected %.9g, allowed %.3g\n", int(t), int(o), double(y[t * stride + o]), sum, allowed);
+        return fail("values", f.name, T, O, I);
+      }
+    }
+  }
+}
+
+std::vector<float> whole(pangu_pool *pool, const Matrix &m, int64_t T, int64_t O, int64_t I, const float *x) {
+  std::vector<float> y(static_cast<size_t>(T * O), -77.0f);
+  pangu::linear(pool, T, O, I, x, I, m.w, y.data(), O);
+  return y;
+}
+
+void check_splits(const Format &f, const Matrix &m, int64_t T, int64_t O, int64_t I, const float *x, const std::vector<float> &y) {
+  for (int64_t t = 0; t < T; ++t) // one token at a time
+    if (std::memcmp(whole(nullptr, m, 1, O, I, x + t * I).data(), &y[static_cast<size_t>(t * O)], static_cast<size_t>(O) * 4) != 0)
+      return fail("depends on T", f.name, T, O, I);
+  for (int threads : {2, 5}) {
+    pangu_pool pool(threads);
+    if (whole(&pool, m, T, O, I, x) != y) return fail("depends on threads", f.name, T, O, I);
+  }
+  std::vector<uint8_t> scratch(static_cast<size_t>(pangu::rows_bytes(f.code, T, I)) + 64);
+  void *const aligned = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
+  const pangu::Rows rows = pangu::prepare_rows(nullptr, f.code, T, I, x, I, aligned);
+  const int64_t stride = O + 3;
+  std::vector<float> z(static_cast<size_t>(T * stride), -77.0f);
+  for (int64_t o = 0, step = 1; o < O; o += step, step = step % 7 + 1)
+    pangu::linear_rows(T, o, std::min(o + step, O), I, rows, m.w, z.data(), stride);
+  for (int64_t t = 0; t < T; ++t)
+    if (std::memcmp(&z[static_cast<size_t>(t * stride)], &y[static_cast<size_t>(t * O)], static_cast<size_t>(O) * 4) != 0 ||
+        z[static_cast<size_t>(t * stride + O)] != -77.0f)
+      return fail("depends on the split", f.name, T, O, I);
+  std::vector<int64_t> pick, out;
+  for (int64_t t = T - 1; t >= 0; t -= 2) pick.push_back(t), out.push_back(T - 1 - t);
+  std::vector<float> picked(static_cast<size_t>(T * O), -77.0f);
+  pangu::linear_picked(static_cast<int64_t>(pick.size()), pick.data(), out.data(), 0, O, I, rows, m.w, picked.data(), O);
+  for (size_t i = 0; i < pick.size(); ++i)
+    if (std::memcmp(&picked[static_cast<size_t>(out[i] * O)], &y[static_cast<size_t>(pick[i] * O)], static_cast<size_t>(O) * 4) != 0)
+      return fail("picked tokens differ", f.name, T, O, I);
+}
+
+void check_transposed(const Format &f, const Matrix &m, int64_t T, int64_t O, int64_t I) {
+  const int64_t begin = O / 3, end = O, n = end - begin;
+  const std::vector<float> x = random_floats(T * n);
+  std::vector<float> y(static_cast<size_t>(T * I), -77.0f), one(static_cast<size_t>(I));
+  pangu::linear_transposed(T, begin, end, I, x.data(), n, m.w, y.data(), I);
+  for (int64_t t = 0; t < T; ++t) {
+    pangu::linear_transposed(1, begin, end, I, x.data() + t * n, n, m.w, one.data(), I);
+    if (std::memcmp(one.data(), &y[static_cast<size_t>(t * I)], static_cast<size_t>(I) * 4) != 0) return fail("transposed depends on T", f.name, T, O, I);
+    for (int64_t i = 0; i < I; ++i) {
+      double sum = 0, total = 1e-30;
+      for (int64_t o = begin; o < end; ++o) {
+        const double product = double(m.values[static_cast<size_t>(o * I + i)]) * double(x[static_cast<size_t>(t * n + o - begin)]);
+        sum += product, total += std::fabs(product);
+      }
+      if (!(std::fabs(sum - double(y[static_cast<size_t>(t * I + i)])) <= 2e-6 * total)) return fail("transposed values", f.name, T, O, I);
+    }
+  }
+}
+
+// NaN and infinity in x must show in every element of that token, and in no other token.
+void check_nan(const Format &f) {
+  const int64_t T = 3, O = 5, I = 70;
+  const Matrix m(f.code, O, I);
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    std::vector<float> x = random_floats(T * I);
+    x[static_cast<size_t>(I + 66)] = bad;
+    const std::vector<float> y = whole(nullptr, m, T, O, I, x.data());
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t o = 0; o < O; ++o)
+        if (std::isfinite(y[static_cast<size_t>(t * O + o)]) == (t == 1) && m.values[static_cast<size_t>(o * I + 66)] != 0) return fail("NaN", f.name, T, O, I);
+  }
+  std::vector<float> zero(static_cast<size_t>(T * I), 0.0f);
+  for (float v : whole(nullptr, m, T, O, I, zero.data()))
+    if (v != 0) return fail("zeros", f.name, T, O, I);
+}
+
+// The largest integers that can occur: no sum may overflow.
+void check_extremes() {
+  const int64_t I = 1536, O = 4;
+  Matrix m(PANGU_Q8, O, I);
+  for (int64_t i = 0; i < O * I; ++i) m.bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(i / I % 2 == 0 ? 127 : -127);
+  for (int64_t o = 0; o < O; ++o) pangu::weight_row(m.w, o, I, m.values.data() + o * I);
+  const std::vector<float> x(static_cast<size_t>(I), 3.25f);
+  check_values(kFormats[2], m, 1, O, I, x.data(), whole(nullptr, m, 1, O, I, x.data()).data(), O);
+}
+
+} // namespace
+
+int main(int argc, char **) {
+  const bool quick = argc > 1; // under an emulator
+  const int64_t shapes[][2] = {{1, 1}, {3, 7}, {17, 31}, {33, 33}, {40, 64}, {37, 513}, {50, 1024}, {19, 1057}, {6, 2560}};
+  for (const Format &f : kFormats) {
+    for (const auto &shape : shapes)
+      for (int64_t T : {1, 2, 3, 4, 5, 6, 7, 8, 9, 64, 65}) {
+        const int64_t O = shape[0], I = shape[1];
+        if ((quick && T > 9) || (T > 9 && O * I > 40000)) continue;
+        const Matrix m(f.code, O, I);
+        const std::vector<float> x = random_floats(T * I), y = whole(nullptr, m, T, O, I, x.data());
+        check_values(f, m, T, O, I, x.data(), y.data(), O);
+        check_splits(f, m, T, O, I, x.data(), y);
+        check_transposed(f, m, T, O, I);
+      }
+    check_nan(f);
+  }
+  check_extremes();
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
