@@ -17,7 +17,10 @@ CORES = {"aiv": "vector", "aic": "cube", "mix": "cube"}
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor in global memory. `shape` is in terms of tiling fields; `note` says how it differs from the OpDef's operand."""
+    """A tensor in global memory; `note` says how it differs from the OpDef's operand.
+
+    `shape` is numbers and tiling fields with commas, "tokens, 96"; where " + " joins several of these, their sizes add up.
+    """
 
     name: str
     dtype: str  # C type of an element

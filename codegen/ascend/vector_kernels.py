@@ -137,7 +137,7 @@ def conv_norm(chip: Platform, name: str, *, channels: int, taps: int = 0, ring: 
         arguments.append(Argument("gamma", "float", f"{channels}"))
     if part:
         arguments.append(Argument("table", "float", f"tokens, {rotary}"))
-    arguments.append(Argument("y", "bfloat16_t", f"row + tokens, {y_pitch}", "out"))
+    arguments.append(Argument("y", "bfloat16_t", f"row, {y_pitch} + tokens, {y_pitch}", "out"))
     fields = ("tokens", "row", *(("start",) if taps else ()), *(() if norm else ("slices",)))
     parts = f"std::max<uint32_t>(1u, t.tokens / {taps - 1}u)" if taps > 1 else "std::max<uint32_t>(1u, t.tokens)"
     slices = f"std::min<uint32_t>({ceil_div(channels, 64)}u, std::max<uint32_t>(1u, cores / {parts}))"
@@ -175,7 +175,7 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
     arguments = (
         Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("gamma", "float", f"{channels}"),
         *((Argument("beta", "float", f"{channels}"),) if bias else ()), Argument("table", "float", f"tokens, {dim}"),
-        Argument("cache", "bfloat16_t", f"row + tokens, {channels}", "out"),
+        Argument("cache", "bfloat16_t", f"row, {channels} + tokens, {channels}", "out"),
     )  # fmt: skip
     return tokens_kernel(name, "index_key.cpp.jinja", "index_prologue", arguments, ("tokens", "row"), channels=channels, pitch=pitch,
                          rest_pitch=rest_pitch, half=part.half, eps=eps, bias=bias, tile=ub_tile(name, chip, buffers))  # fmt: skip
