@@ -41,13 +41,13 @@ void pangu_session::generate(const int64_t *prompt, int64_t n, const pangu_gener
                                           std::to_string(max_context_) + " positions; open the session (or build) with a larger max_context");
     int64_t count = options.speculate != 0 ? heads_ : 0;
     count = std::min({count, max_context_ - length() - 1, options.max_new_tokens - stats.new_tokens - 1, tables_.max_chunk - 1});
-    const std::vector<Draft> drafts = propose(pending, count, filter, random);
     const int64_t start = length();
-    const std::vector<int64_t> tokens = verify(pending, drafts, filter, random);
+    const bool whole = count == heads_ && filter.greedy() && can_speculate();
+    const std::vector<int64_t> tokens = whole ? speculate(pending) : verify(pending, propose(pending, count, filter, random), filter, random);
     ++stats.steps;
-    for (size_t i = 0; i < drafts.size(); ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       ++stats.drafted[i];
-      stats.accepted[i] += i + 1 < tokens.size() ? 1 : 0;
+      stats.accepted[i] += i + 1 < static_cast<int64_t>(tokens.size()) ? 1 : 0;
     }
     flush_heads();
     for (size_t i = 0; i < tokens.size(); ++i)

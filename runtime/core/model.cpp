@@ -145,8 +145,14 @@ pangu_model::pangu_model(const std::string &folder, const pangu_model_options &o
   }
 }
 
-const pangu_program_desc &pangu_model::program(const std::string &name) const {
+const pangu_program_desc *pangu_model::find(const std::string &name) const {
   for (int i = 0; i < tables.n_programs; ++i)
-    if (name == tables.programs[i].name) return tables.programs[i];
+    if (name == tables.programs[i].name) return tables.programs + i;
+  return nullptr;
+}
+
+const pangu_program_desc &pangu_model::program(const std::string &name) const {
+  const pangu_program_desc *found = find(name);
+  if (found != nullptr) return *found;
   throw Error(PANGU_BAD_ARGUMENT, "no program '" + name + "' in this artifact");
 }

@@ -32,7 +32,8 @@ void verify_artifact(const std::string &folder, bool checksums);
 struct pangu_model {
   pangu_model(const std::string &folder, const pangu_model_options &options);
 
-  const pangu_program_desc &program(const std::string &name) const;
+  const pangu_program_desc &program(const std::string &name) const; // Error where there is none
+  const pangu_program_desc *find(const std::string &name) const;    // null where there is none
   const pangu_generated_model_desc &tables = pangu_generated_model;
   std::vector<const void *> weights;
   int threads;

@@ -36,7 +36,8 @@ int64_t checked_context(const pangu_generated_model_desc &tables, int64_t asked)
 
 pangu_session::pangu_session(pangu_model &model, const pangu_session_options &options)
     : model_(model), tables_(model.tables), max_context_(checked_context(model.tables, options.max_context)),
-      heads_(options.speculate != 0 ? std::min<int>(model.tables.num_drafts, PANGU_MAX_DRAFTS) : 0), pool_(model.threads),
+      heads_(options.speculate != 0 ? std::min<int>(model.tables.num_drafts, PANGU_MAX_DRAFTS) : 0),
+      speculate_(heads_ > 0 && heads_ == model.tables.num_drafts ? model.find("speculate") : nullptr), pool_(model.threads),
       head_rows_(static_cast<size_t>(heads_) + 1, 0), history_(2 * model.tables.max_chunk + 4 * PANGU_MAX_DRAFTS) {
   if (std::strcmp(tables_.role, "lm") != 0) throw Error(PANGU_BAD_ARGUMENT, "this artifact is a compiled module, not a language model; use run_program");
   for (int i = 0; i < tables_.n_states; ++i) {
@@ -108,10 +109,18 @@ void pangu_session::feed_head(int head, int64_t end, const std::vector<int64_t> 
 // Let the heads follow the trunk over confirmed tokens, once a whole chunk is waiting. A head that is not drafting (few
 // tokens are wanted) falls behind the others, and must follow before the hidden rows that it needs are overwritten.
 void pangu_session::flush_heads() {
-  int64_t behind = length();
-  for (int head = 1; head <= heads_; ++head) behind = std::min(behind, head_end(head));
-  if (length() - behind < tables_.max_chunk) return;
+  if (heads_behind() >= tables_.max_chunk) feed_heads();
+}
+
+void pangu_session::feed_heads() {
   for (int head = 1; head <= heads_; ++head) feed_head(head, length() - 2, {}, nullptr);
+}
+
+// Positions of the trunk that the slowest head has no row for (at least one: its row needs the token that follows).
+int64_t pangu_session::heads_behind() const {
+  int64_t end = length();
+  for (int head = 1; head <= heads_; ++head) end = std::min(end, head_end(head));
+  return length() - end;
 }
 
 void pangu_session::prefill(const int64_t *tokens, int64_t n, int64_t chunk, bool all_logits, float *logits) {
@@ -144,8 +153,12 @@ void pangu_session::rollback(int64_t length) {
 // A model whose numbers have gone bad must be an error, not a token.
 void pangu_session::check_finite(const float *logits) const {
   for (int64_t i = 0; i < tables_.vocab_size; ++i)
-    if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity())
-      throw Error(PANGU_INTERNAL, "the logits after " + std::to_string(length()) + " tokens are not finite; check the checkpoint with pangu-compile verify");
+    if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<float>::infinity()) not_finite("logits");
+}
+
+void pangu_session::not_finite(const char *what) const {
+  throw Error(PANGU_INTERNAL, std::string("the ") + what + " after " + std::to_string(length()) +
+                                  " tokens are not finite; check the checkpoint with pangu-compile verify");
 }
 
 int64_t pangu_session::choose(const float *logits, const pangu_core::Filter &filter, pangu_core::Random &random) const {

@@ -52,8 +52,13 @@ private:
   float *hidden_row(int level, int64_t position);
   int64_t head_end(int head) const { return head_rows_[head] + head - 1; }
   void feed_head(int head, int64_t end, const std::vector<int64_t> &extra, float *logits);
+  void feed_heads(); // all of them, over the confirmed tokens
   void flush_heads();
+  int64_t heads_behind() const;
+  bool can_speculate();
+  std::vector<int64_t> speculate(int64_t pending);
   void check_finite(const float *logits) const;
+  [[noreturn]] void not_finite(const char *what) const;
   void rollback(int64_t length);
   std::vector<Draft> propose(int64_t pending, int64_t count, const pangu_core::Filter &filter, pangu_core::Random &random);
   std::vector<int64_t> verify(int64_t pending, const std::vector<Draft> &drafts, const pangu_core::Filter &filter,
@@ -64,6 +69,7 @@ private:
   const pangu_generated_model_desc &tables_;
   const int64_t max_context_;
   const int heads_; // MTP heads in use
+  const pangu_program_desc *const speculate_; // null: the artifact has no such program, or not all heads are in use
   pangu_pool pool_;
   std::vector<pangu_core::Pages> states_;
   std::vector<void *> state_pointers_;
@@ -73,5 +79,5 @@ private:
   std::vector<int64_t> head_rows_; // [head]: rows in the head's states; row i is position i + head - 1
   int64_t history_;                // rows kept per level
   std::vector<std::vector<float>> hidden_; // [level]: ring of hidden rows; 0 the trunk's, j head j's block output
-  std::vector<float> scratch_, rows_, logits_;
+  std::vector<float> scratch_, rows_, logits_, carry_, levels_;
 };

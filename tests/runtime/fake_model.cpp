@@ -3,6 +3,7 @@
 // The heads repeat the trunk's guess in weight[0] percent of the positions. Nothing here is shared with the compiler.
 #include "pangu_abi.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -32,6 +33,7 @@ struct Row {
   int64_t position, token; // position + 1, so that a zero row is "never written"
 };
 
+std::atomic<int64_t> calls{0};  // of `speculate`
 std::atomic<int64_t> faults{0}; // states, hidden rows or arguments that were not what the ABI promises
 
 void expect(bool condition) {
@@ -61,6 +63,15 @@ uint64_t context_hash(const Row *append, const Row *ring, int64_t last, int64_t 
 float logit(uint64_t hash, int64_t token) {
   const uint64_t h = mix(mix(hash, static_cast<uint64_t>(token)), 77);
   return static_cast<float>(h >> 40 & 0xffff) * (3.0f / 65536.0f);
+}
+
+// States of a head, or of the trunk (owner 0).
+struct Cells {
+  Row *append, *ring;
+};
+
+Cells cells(const pangu_exec *e, int owner) {
+  return {static_cast<Row *>(e->state[2 * owner]), static_cast<Row *>(e->state[2 * owner + 1])};
 }
 
 struct Job {
@@ -93,20 +104,23 @@ void check_call(const pangu_exec *e, int64_t start, const int64_t *tokens, const
   std::memset(e->arena, 0xA5, 4096);
 }
 
+// The trunk on n tokens: hidden rows, and the hash that each row's logits come from.
+void trunk_rows(Cells states, const int64_t *tokens, int64_t n, int64_t start, float *hidden, uint64_t *hash) {
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t p = start + i;
+    states.append[p] = states.ring[p % kRing] = {p + 1, tokens[i]};
+    hash[i] = context_hash(states.append, states.ring, p, 0, 0);
+    const float row[kHidden] = {static_cast<float>(p), static_cast<float>(tokens[i]), 0.0f, 0.0f};
+    std::memcpy(hidden + i * kHidden, row, sizeof row);
+  }
+}
+
 void step(const pangu_exec *e) {
   const auto *tokens = static_cast<const int64_t *>(e->in[0]), *rows = static_cast<const int64_t *>(e->in[2]);
   const int64_t n = e->dim[0], start = *static_cast<const int64_t *>(e->in[1]);
   check_call(e, start, tokens, rows);
-  Row *append = static_cast<Row *>(e->state[0]), *ring = static_cast<Row *>(e->state[1]);
-  float *hidden = static_cast<float *>(e->out[1]);
   uint64_t hash[FAKE_CHUNK];
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t p = start + i;
-    append[p] = ring[p % kRing] = {p + 1, tokens[i]};
-    hash[i] = context_hash(append, ring, p, 0, 0);
-    const float row[kHidden] = {static_cast<float>(p), static_cast<float>(tokens[i]), 0.0f, 0.0f};
-    std::memcpy(hidden + i * kHidden, row, sizeof row);
-  }
+  trunk_rows(cells(e, 0), tokens, n, start, static_cast<float *>(e->out[1]), hash);
   Job job{rows, hash, nullptr, nullptr, static_cast<float *>(e->out[0])};
   fill(e->pool, job, e->dim[2]);
 #ifdef FAKE_NAN
@@ -115,31 +129,86 @@ void step(const pangu_exec *e) {
 }
 
 // Row i of head j stands at position p = i + j - 1, holds token p + 1, and guesses the token of p + 2.
+struct Guesses {
+  uint64_t hash[FAKE_CHUNK], noise[FAKE_CHUNK];
+  bool agrees[FAKE_CHUNK];
+};
+
+void head_rows(int head, Cells states, int64_t agree, const int64_t *tokens, const float *given, int64_t n, int64_t start,
+               float *hidden, Guesses &guesses) {
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t local = start + i, q = local + head; // q = p + 1, the position of the token that this row reads
+    states.append[local] = states.ring[local % kRing] = {q + 1, tokens[i]};
+    const float *g = given + i * kHidden;
+    // g is the trunk's row p, or head j-1's row p - 1; both carry the token of position p.
+    expect(g[0] == static_cast<float>(q - 1) && g[2] == static_cast<float>(head - 1));
+    if (local > 0) expect(g[1] == static_cast<float>(token_of(states.append[local - 1], q - 1)));
+    guesses.hash[i] = context_hash(states.append, states.ring, q, head, head);
+    guesses.noise[i] = mix(mix(guesses.hash[i], 1234), static_cast<uint64_t>(head));
+    guesses.agrees[i] = static_cast<int64_t>(mix(guesses.noise[i], 5) >> 33) % 100 < agree;
+    const float row[kHidden] = {static_cast<float>(q), static_cast<float>(tokens[i]), static_cast<float>(head), 0.0f};
+    std::memcpy(hidden + i * kHidden, row, sizeof row);
+  }
+}
+
 template <int J> void draft(const pangu_exec *e) {
   const auto *tokens = static_cast<const int64_t *>(e->in[0]), *rows = static_cast<const int64_t *>(e->in[3]);
   const auto *given = static_cast<const float *>(e->in[1]);
   const int64_t n = e->dim[0], start = *static_cast<const int64_t *>(e->in[2]), agree = *static_cast<const int64_t *>(e->weight[0]);
   check_call(e, start, tokens, rows);
-  Row *append = static_cast<Row *>(e->state[2 * J]), *ring = static_cast<Row *>(e->state[2 * J + 1]);
-  float *hidden = static_cast<float *>(e->out[1]);
-  uint64_t hash[FAKE_CHUNK], noise[FAKE_CHUNK];
-  bool agrees[FAKE_CHUNK];
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t local = start + i, q = local + J; // q = p + 1, the position of the token that this row reads
-    append[local] = ring[local % kRing] = {q + 1, tokens[i]};
-    const float *g = given + i * kHidden;
-    // g is the trunk's row p, or head j-1's row p - 1; both carry the token of position p.
-    expect(g[0] == static_cast<float>(q - 1) && g[2] == static_cast<float>(J - 1));
-    if (local > 0) expect(g[1] == static_cast<float>(token_of(append[local - 1], q - 1)));
-    hash[i] = context_hash(append, ring, q, J, J);
-    noise[i] = mix(mix(hash[i], 1234), J);
-    agrees[i] = static_cast<int64_t>(mix(noise[i], 5) >> 33) % 100 < agree;
-    const float row[kHidden] = {static_cast<float>(q), static_cast<float>(tokens[i]), static_cast<float>(J), 0.0f};
-    std::memcpy(hidden + i * kHidden, row, sizeof row);
-  }
-  Job job{rows, hash, noise, agrees, static_cast<float *>(e->out[0])};
+  Guesses guesses;
+  head_rows(J, cells(e, J), agree, tokens, given, n, start, static_cast<float *>(e->out[1]), guesses);
+  Job job{rows, guesses.hash, guesses.noise, guesses.agrees, static_cast<float *>(e->out[0])};
   fill(e->pool, job, e->dim[2]);
 }
+
+#ifdef FAKE_SPECULATE
+int64_t best(const float *logits) { return std::max_element(logits, logits + kVocab) - logits; }
+
+// What models/speculate.py computes, on rows that are checked. in: tokens, hidden, [carry], start.
+void speculate(const pangu_exec *e) {
+  constexpr int64_t K = FAKE_HEADS;
+  const int64_t n = e->dim[0], start = e->dim[1], agree = *static_cast<const int64_t *>(e->weight[0]);
+  expect(*static_cast<const int64_t *>(e->in[K > 1 ? 3 : 2]) == start && n >= 1 && start - n >= K - 1);
+  expect(n + K - 1 <= FAKE_CHUNK && K + 1 <= FAKE_CHUNK && start + K + 1 <= FAKE_CONTEXT);
+  const auto *confirmed = static_cast<const int64_t *>(e->in[0]);
+  const float *carry = K > 1 ? static_cast<const float *>(e->in[2]) : nullptr;
+  int64_t tokens[FAKE_CHUNK + K];
+  std::memcpy(tokens, confirmed, sizeof(int64_t) * static_cast<size_t>(n));
+  float below[(FAKE_CHUNK + 1) * kHidden], above[FAKE_CHUNK * kHidden], logits[kVocab];
+  std::memcpy(below, e->in[1], sizeof(float) * static_cast<size_t>(n * kHidden));
+  for (int64_t j = 1; j <= K; ++j) {
+    const int64_t count = n + j - 1, last = count - 1;
+    Guesses guesses;
+    head_rows(static_cast<int>(j), cells(e, static_cast<int>(j)), agree, tokens, below, count, start - n - j + 1, above, guesses);
+    Job job{&last, guesses.hash, guesses.noise, guesses.agrees, logits};
+    fill(e->pool, job, 1);
+    tokens[count] = best(logits);
+    if (j == K) break;
+    std::memcpy(static_cast<float *>(e->out[4]) + (j - 1) * n * kHidden, above, sizeof(float) * static_cast<size_t>(n * kHidden));
+    std::memcpy(below, carry + (j - 1) * kHidden, sizeof(float) * kHidden);
+    std::memcpy(below + kHidden, above, sizeof(float) * static_cast<size_t>(count * kHidden));
+  }
+  const int64_t *fed = tokens + n - 1;
+  uint64_t hash[K + 1];
+  trunk_rows(cells(e, 0), fed, K + 1, start, static_cast<float *>(e->out[3]), hash);
+  auto *chosen = static_cast<int64_t *>(e->out[1]);
+  int64_t accepted = 0;
+  for (int64_t i = 0; i <= K; ++i) chosen[i] = -1;
+  for (int64_t i = 0; i <= K; ++i) {
+    Job job{&i, hash, nullptr, nullptr, logits};
+    fill(e->pool, job, 1);
+    chosen[i] = best(logits);
+    if (i == K || chosen[i] != fed[i + 1]) break;
+    ++accepted;
+  }
+  *static_cast<int64_t *>(e->out[0]) = accepted;
+  *static_cast<int64_t *>(e->out[2]) = start + accepted + 1;
+  ++calls;
+}
+#endif
+
+void count_calls(const pangu_exec *e) { *static_cast<int64_t *>(e->out[0]) = calls.load(); }
 
 void count_faults(const pangu_exec *e) { *static_cast<int64_t *>(e->out[0]) = faults.load(); }
 
@@ -159,10 +228,15 @@ const pangu_program_desc kPrograms[] = {
     {"step", step, 4096, 3, 3, 2, kDims},           {"draft_1", draft<1>, 4096, 3, 4, 2, kDims},
     {"draft_2", draft<2>, 4096, 3, 4, 2, kDims},    {"draft_3", draft<3>, 4096, 3, 4, 2, kDims},
     {"faults", count_faults, 0, 0, 0, 1, nullptr},  {"sum", sum, 0, 1, 2, 1, kDims},
+    {"calls", count_calls, 0, 0, 0, 1, nullptr},
+#ifdef FAKE_SPECULATE
+    {"speculate", speculate, 4096, 3, FAKE_HEADS > 1 ? 4 : 3, FAKE_HEADS > 1 ? 5 : 4, kDims},
+#endif
 };
 
 } // namespace
 
 extern "C" const pangu_generated_model_desc pangu_generated_model = {
-    PANGU_ABI_VERSION, "lm", kVocab, kHidden, FAKE_CONTEXT, FAKE_CHUNK, FAKE_HEADS, 1, 8, 6, kWeights, kStates, kPrograms,
+    PANGU_ABI_VERSION, "lm", kVocab, kHidden, FAKE_CONTEXT, FAKE_CHUNK, FAKE_HEADS, 1, 8,
+    static_cast<int32_t>(sizeof kPrograms / sizeof *kPrograms), kWeights, kStates, kPrograms,
 };

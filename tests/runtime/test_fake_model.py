@@ -18,9 +18,11 @@ PROMPT = [1, 2, 3]
 COMPILERS = [c for c in ("g++", "clang++") if shutil.which(c)]
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    return fake.library(tmp_path_factory.mktemp("fake") / "lib.so")
+@pytest.fixture(scope="module", params=["drafts", "speculate"])
+def built(request, tmp_path_factory) -> Path:
+    """Models whose steps run draft by draft, and models with the program `speculate`."""
+    macros = {"speculate": 1} if request.param == "speculate" else {}
+    return fake.library(tmp_path_factory.mktemp("fake") / f"{request.param}.so", **macros)
 
 
 @pytest.fixture(scope="module", params=[0, 50, 97])
@@ -36,6 +38,13 @@ def faults(model: Model) -> int:
     """Rows, hidden rows and arguments that the model found wrong so far."""
     out = np.zeros(1, np.int64)
     model.run_program("faults", [], [], [out])
+    return int(out[0])
+
+
+def speculations(model: Model) -> int:
+    """How often the program `speculate` ran so far."""
+    out = np.zeros(1, np.int64)
+    model.run_program("calls", [], [], [out])
     return int(out[0])
 
 
@@ -60,6 +69,31 @@ def test_acceptance_follows_the_heads(model):
     rate = stats.accepted[0] / stats.drafted[0]
     assert abs(rate - max(agree / 100, 1 / 32)) < 0.1
     assert stats.new_tokens == 500 == 1 + stats.steps + sum(stats.accepted)
+
+
+@pytest.mark.parametrize("prompt", [1, 2, 3, 40])
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_one_program_a_step(tmp_path, heads, prompt):
+    """`speculate` runs every step but the first few (heads need rows) and the last (fewer drafts are wanted)."""
+    library = fake.library(tmp_path / "lib.so", speculate=1, heads=heads)
+    with Model(fake.artifact(tmp_path / "a.pangu", library, 60)) as model:
+        tokens = np.random.default_rng(prompt).integers(0, model.vocab_size, prompt).tolist()
+        with model.session() as session, model.session(speculate=False) as other:
+            result = session.generate(tokens, 300)
+            assert result.tokens == other.generate(tokens, 300, speculate=False).tokens
+            run = speculations(model)
+            assert result.stats.steps - 2 * heads <= run <= result.stats.steps and run > 50
+            session.generate([1], 20, sampling=Sampling(temperature=0.7))  # draws are made by the runtime
+            assert speculations(model) == run
+        assert faults(model) == 0
+
+
+def test_chunks_too_short_for_the_program(tmp_path):
+    library = fake.library(tmp_path / "lib.so", speculate=1, chunk=6)
+    with Model(fake.artifact(tmp_path / "a.pangu", library, 60)) as model:
+        with model.session() as session:
+            assert session.generate(PROMPT, 200).tokens == plain(model, 200)
+        assert speculations(model) == 0 == faults(model)
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 4, 5])
@@ -250,7 +284,7 @@ def test_c_driver_under_sanitizers(tmp_path, built, compiler, sanitizer):
     """The header's usage and more, as C99; the core and the model inside the same program."""
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
-    flags = ["-Wall", "-Wextra", "-Werror", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread",
+    flags = ["-DFAKE_SPECULATE=1", "-Wall", "-Wextra", "-Werror", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread",
              "-I", str(fake.RUNTIME / "include"), "-I", str(fake.RUNTIME / "core")]  # fmt: skip
     driver = tmp_path / "driver.o"
     c_compiler = {"g++": "gcc", "clang++": "clang"}[compiler]
