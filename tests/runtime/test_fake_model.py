@@ -284,8 +284,8 @@ def test_c_driver_under_sanitizers(tmp_path, built, compiler, sanitizer):
     """The header's usage and more, as C99; the core and the model inside the same program."""
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
-    flags = ["-DFAKE_SPECULATE=1", "-Wall", "-Wextra", "-Werror", "-g", "-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-pthread",
-             "-I", str(fake.RUNTIME / "include"), "-I", str(fake.RUNTIME / "core")]  # fmt: skip
+    flags = ["-DFAKE_SPECULATE=1", "-Wall", "-Wextra", "-Werror", "-g", "-O1", "-pthread", f"-fsanitize={sanitizer}",
+             "-fno-sanitize-recover=all", "-I", str(fake.RUNTIME / "include"), "-I", str(fake.RUNTIME / "core")]  # fmt: skip
     driver = tmp_path / "driver.o"
     c_compiler = {"g++": "gcc", "clang++": "clang"}[compiler]
     subprocess.run([c_compiler, "-std=c99", "-pedantic", *flags, "-c", str(fake.HERE / "driver.c"), "-o", str(driver)], check=True)
