@@ -42,6 +42,8 @@ def inspect(
             text = ir_text(Path(path), bars)
         print(text)
         return
+    for file in (html, json_file):
+        _check_destination(file)
     rates = None if acceptance is None else parse_acceptance(acceptance)
     with Bars() as bars:
         summary = summarise(Path(path), InspectOptions(context, target, rates, measure), bars)
@@ -55,6 +57,17 @@ def inspect(
             _write(json_file, text)
     if html is None and json_file is None:
         print(render_text(summary))
+
+
+def _check_destination(file: str | None) -> None:
+    """UserError before the long work, where a file could not be written."""
+    if file in (None, "-"):
+        return
+    path = Path(str(file))
+    if path.is_dir():
+        raise UserError(f"cannot write {file}: is a folder; give a file name")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {file}: folder {path.parent} does not exist")
 
 
 def _write(file: str, text: str) -> None:

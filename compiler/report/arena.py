@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from pangu_compile.ir import evaluate_dim
+from pangu_compile.ir import TensorType, evaluate_dim
 from pangu_compile.ir.text import parse_type
 
 _PLACED = re.compile(r"^%(\S+) (\w+)\[(\d+)\](?: (.+))?$")
 _WORKSPACE = re.compile(r"^frame\[(\d+):(\d+)\]$")
 Record = Mapping[str, Any]
+
+
+@lru_cache(maxsize=4096)
+def _type(text: str) -> TensorType:
+    return parse_type(text)
 
 
 def rectangles(function: Record, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -24,7 +30,7 @@ def rectangles(function: Record, sizes: Mapping[str, int]) -> list[dict[str, Any
         for text in kernel["writes"]:
             match = _PLACED.match(text)
             if match and match[2] == "frame" and match[4]:
-                nbytes = evaluate_dim(parse_type(match[4]).nbytes, sizes)
+                nbytes = evaluate_dim(_type(match[4]).nbytes, sizes)
                 name = f"{match[1]} {match[4]}"
                 found.setdefault(match[1], _box(name, "value", kernel["op"], int(match[3]), nbytes, index))
         for text in (*kernel["writes"], *kernel["reads"]):
