@@ -257,7 +257,7 @@ class KernelWriter:
         return fused_kernel(self.plan, kernel, self.name, self.render)
 
     def _call(self, kernel: Kernel) -> str:
-        """Pass pointers; the callee's frame lies above this function's."""
+        """Pass pointers; the callee's frame is this call's workspace."""
         node, written = kernel.root, set(kernel.outputs)
         inputs = [f"{self._pointer(self._view(v))}" for v in node.inputs]
         outputs = [self.name(v) if v in written else "nullptr" for v in node.outputs]
@@ -269,7 +269,7 @@ class KernelWriter:
             sizes = " ".join(f"env_.{name} = {c_dim(d)};" for name, d in node.dims.items())
             lines.append(f"Env env_ = env; {sizes}")
         env = "env_" if node.dims else "env"
-        lines.append(f"{node.attrs['function']}({env}, in_, out_, frame + {(self.frame_end + 63) // 64 * 64});")
+        lines.append(f"{node.attrs['function']}({env}, in_, out_, frame + {self.plan.workspaces[node][0]});")
         return "{\n  " + "\n  ".join(lines) + "\n}"
 
     def copies(self) -> list[str]:
