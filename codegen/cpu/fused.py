@@ -211,6 +211,14 @@ def _ffn(o: Operands) -> tuple[str, Fields]:
     return "DenseFfn", fields | {"out": o.result("out0")}
 
 
+def _head(o: Operands) -> tuple[str, Fields]:
+    fields = {"H": o.size("x", 1), "V": o.size("w", 0), **o.attrs("eps"), **o.pointers("x", "gamma"), "w": o.weight("w")}
+    if o.node.op == "lm_head_argmax":
+        return "LmHeadArgmax", fields | {"token": o.result("token")}
+    fields |= {"drafts": o.pointer("drafts"), "start": o.scalar("start")}
+    return "MtpVerify", fields | {name: o.result(name) for name in ("accepted", "tokens", "length")}
+
+
 def _rows(o: Operands) -> list[str]:
     shape = o.shape("in0")
     return [c_dim(product(shape[:-1])), c_dim(shape[-1])]
@@ -238,6 +246,7 @@ _RECORDS: dict[str, Callable[[Operands], tuple[str, Fields]]] = {
     "mhc_pre": _streams, "mhc_post": _streams, "mhc_post_pre": _streams, "mhc_merge": _streams, "residual": _residual,
     "mla_prologue": _prologue, "index_prologue": _index, "attention_output": _output, "swa_attention": _attention,
     "dense_attention": _attention, "dsa_attention": _attention, "moe_gate": _gate, "moe_ffn": _moe, "dense_ffn": _ffn,
+    "lm_head_argmax": _head, "mtp_verify": _head,
 }  # fmt: skip
 
 # Kernels that are plain functions: name, and the arguments after the pool.

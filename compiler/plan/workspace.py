@@ -18,6 +18,7 @@ FLOAT = 4
 LINE = 64  # every section starts at a cache line
 TOKEN_BLOCK = 32  # query tokens whose absorbed queries are held at once (pangu_attention.h: kTokenBlock)
 FEW_TOKENS = 8  # pangu_fused.h: kFewTokens
+HEAD_ROWS = 64  # rows of the head's matrix compared at once (pangu_mtp.h: kRows)
 SCORE_ROWS = 4  # query rows scored at once (pangu_dsa.h: kScoreRows)
 
 
@@ -103,9 +104,17 @@ def _moe(node: Node) -> Dim:
     return _sections(pairs * double, 2 * shared, experts + 1, experts, 2 * pairs, 2 * pairs, pairs, *ready)
 
 
+def _head(node: Node) -> Dim:
+    t = _types(node)
+    (tokens, hidden), blocks = t["x"].shape, -(-int(t["w"].shape[0]) // HEAD_ROWS)
+    normed = tokens * hidden if "gamma" in t else 0
+    return _sections(blocks * tokens, 2 * blocks * tokens, normed, _rows(tokens, int(hidden), t["w"]))
+
+
 _BYTES: dict[str, Callable[[Node], Dim]] = {
     "mla_prologue": _prologue, "index_prologue": _index, "attention_output": _output, "swa_attention": _attention,
     "dense_attention": _attention, "dsa_attention": _attention, "dense_ffn": _ffn, "moe_gate": _gate, "moe_ffn": _moe,
+    "lm_head_argmax": _head, "mtp_verify": _head,
 }  # fmt: skip
 
 

@@ -31,3 +31,5 @@
 #include "pangu_dsa.h"
 
 #include "pangu_moe.h"
+
+#include "pangu_mtp.h"

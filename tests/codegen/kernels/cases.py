@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pangu_compile.ir import DType, tensor
+from pangu_compile.ir.ops.mtp import VERDICT
 from tests.ir.fused_cases import Case, S, T, Types, f32, slotted, switches
 
 I64 = DType.i64
@@ -142,8 +143,20 @@ def ffn_cases(r: Sizes) -> Iterator[Case]:
             yield slotted("moe_ffn", t, ("out",), index_limit=experts)
 
 
+def mtp_cases(r: Sizes) -> Iterator[Case]:
+    for vocabulary in (2, r(65, 90), r(600, 700)):
+        for gamma in (False, True):
+            h = r(9, 90)
+            tail = {"gamma": f32(h)} if gamma else {}
+            tail |= {"w": f32(vocabulary, h)}
+            yield slotted("lm_head_argmax", {"x": f32(T, h)} | tail, ("token",), eps=1e-5)
+            drafts = {"drafts": tensor(I64, T), "start": tensor(I64)}
+            yield slotted("mtp_verify", {"x": f32(T + 1, h)} | tail | drafts, VERDICT, eps=1e-5, index_limit=vocabulary)
+
+
 FAMILIES = {
     "norm": norm_cases, "streams": stream_cases, "prologue": prologue_cases, "attention": attention_cases, "ffn": ffn_cases,
+    "mtp": mtp_cases,
 }  # fmt: skip
 
 
