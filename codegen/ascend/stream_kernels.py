@@ -65,29 +65,29 @@ class _Shape:
         return F32 if self.block_norm else BF16
 
 
-def _mix_buffers(s: _Shape, width: int) -> list[Buffer]:
+def _mix_buffers(s: _Shape, width: int, phi_depth: int = 2) -> list[Buffer]:
     """Local buffers of the first phase. kernels/mhc.cpp.jinja, class Mix."""
     n, pitch = s.streams, align(width, 16)
     tile, vectors = n * pitch, int(s.pre is not None and s.pre.gamma) + int(s.block_norm)
     buffers = [
-        Buffer("x", tile * BF16, depth=2), Buffer("wide", tile * F32 * (2 if s.post else 1)),
+        Buffer("x", (tile + (pitch if s.post else 0)) * BF16, depth=2), Buffer("wide", tile * F32 * (2 if s.post else 1)),
         Buffer("scaled", tile * F32 if vectors else 0), Buffer("accumulator", max(s.sums, 1) * 64 * F32),
         Buffer("sums", s.part * F32, depth=2),
     ]  # fmt: skip
     if s.pre:
-        buffers.append(Buffer("phi", fixed=s.coefficients * tile * F32, depth=2))
+        buffers.append(Buffer("phi", fixed=s.coefficients * tile * F32, depth=phi_depth))
     if vectors:
         buffers.append(Buffer("vectors", fixed=vectors * tile * F32, depth=2))
     if s.post:
         few, many = n, n * n
         buffers += [
-            Buffer("out", pitch * BF16, depth=2), Buffer("branch", pitch * F32), Buffer("new", tile * s.new_size, depth=2),
-            Buffer("coefficients", (few + many) * F32, fixed=16 * F32), Buffer("spread", (few + many) * 8 * F32, fixed=16 * 8 * F32),
+            Buffer("branch", pitch * F32), Buffer("new", tile * s.new_size, depth=2),
+            Buffer("whole", (few + many) * F32, fixed=16 * F32 + max(align(s.hidden, 16) * BF16, pitch * F32)), Buffer("spread", (few + many) * 8 * F32, fixed=16 * 8 * F32),
         ]  # fmt: skip
         if s.post.out_eps is not None:
             whole = align(s.hidden, 16)
             buffers += [
-                Buffer("whole", fixed=max(whole * BF16, pitch * F32)), Buffer("whole_wide", fixed=whole * F32),
+                Buffer("whole_wide", fixed=whole * F32),
                 Buffer("work", fixed=32 + reduce_work(s.hidden)), FACTORS,
             ]  # fmt: skip
     return buffers
@@ -123,20 +123,20 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
     return buffers
 
 
-def _first_that_fits(name: str, chip: Platform, s: _Shape) -> tuple[int, Tile]:
-    """Columns at once: the widest tile that leaves room for four tokens, else the one with the most tokens."""
-    best: tuple[int, Tile] | None = None
-    for width in (512, 256, 128, 64):
+def _first_that_fits(name: str, chip: Platform, s: _Shape) -> tuple[int, int, Tile]:
+    """Columns at once, phi buffers, tile: the widest that leaves room for four tokens, else the one with the most tokens."""
+    best: tuple[int, int, Tile] | None = None
+    for width, depth in ((512, 2), (256, 2), (128, 2), (64, 2), (64, 1)):
         if s.streams * width // 8 > 255:
             continue
-        limit = 255 // s.streams
+        width = min(width, align(s.hidden, 64))
         try:
-            tile = solve(name, "UB", chip.ub - RESERVE, _mix_buffers(s, min(width, align(s.hidden, 64))), min(limit, 16))
+            tile = solve(name, "UB", chip.ub - RESERVE, _mix_buffers(s, width, depth), 16)
         except TilingError:
             continue
-        if best is None or tile.rows > best[1].rows:
-            best = (min(width, align(s.hidden, 64)), tile)
-        if tile.rows >= 4:
+        if best is None or tile.rows > best[2].rows:
+            best = (width, depth, tile)
+        if best[2].rows >= 4 or depth == 1:
             break
     if best is None:
         raise TilingError(f"{name}: {s.streams} streams of {s.hidden} do not fit {chip.ub} bytes of UB; split them before this kernel")
@@ -189,7 +189,7 @@ def mhc(chip: Platform, name: str, *, streams: int, hidden: int, post: Post | No
         raise ValueError(f"{name}: neither mhc_pre nor mhc_post, or a merge after a post")
     if not 1 <= streams <= 8 or hidden > 16320:
         raise TilingError(f"{name}: {streams} streams of {hidden}; at most 8 of 16320 are supported")
-    width, mix = _first_that_fits(name, chip, s)
+    width, phi_depth, mix = _first_that_fits(name, chip, s)
     finish_width, finish = _finish_tile(name, chip, s)
     second = pre is not None or s.block_norm
     op = "mhc_merge" if pre and pre.merge else "mhc_post_pre" if pre and post else "mhc_pre" if pre else "mhc_post"
@@ -197,7 +197,7 @@ def mhc(chip: Platform, name: str, *, streams: int, hidden: int, post: Post | No
     return tokens_kernel(
         name, "mhc.cpp.jinja", op, _arguments(s), ("tokens", "slices"), units="t.tokens * t.slices", planned=(("slices", slices),),
         streams=streams, hidden=hidden, post=post is not None, coefficients=s.coefficients, sums=s.sums, part=s.part,
-        width=width, mix=mix, finish=finish, finish_width=min(finish_width, hidden), max_parts=MAX_PARTS, second=second,
+        width=width, phi_depth=phi_depth, mix=mix, finish=finish, finish_width=min(finish_width, hidden), max_parts=MAX_PARTS, second=second,
         merge=bool(pre and pre.merge), gamma=bool(pre and pre.gamma), norm=bool(pre and pre.norm_eps is not None),
         out_norm=bool(post and post.out_eps is not None), block_norm=s.block_norm,
         out_eps=(post and post.out_eps) or 0.0, block_eps=(post and post.block_eps) or 0.0, norm_eps=(pre and pre.norm_eps) or 0.0,
