@@ -125,12 +125,16 @@ def _planned(module: Module, context: int, progress: Progress) -> dict[str, Any]
 def summarise(path: Path, options: InspectOptions | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Configuration, layers, counts, costs, storage, time, passes and plan of a checkpoint or an artifact.
 
+    `plan_agrees` is False where an artifact's own plan has other fused operators than its configuration gives today: it
+    was built from an edited model, or by another version.
+
     Raises:
         UserError: neither a checkpoint nor an artifact, a damaged one, or options that do not fit the model.
         CompileError: the model does not compile.
     """
     from pangu_compile.models.tensors import parameter_shapes
     from pangu_compile.report import Compiled, Recorder, View, chip, model_summary, rates_for
+    from pangu_compile.report.counts import fused
 
     options, bar = options or InspectOptions(), progress or Silent()
     opened = open_path(path)
@@ -143,7 +147,9 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     module = optimised(config, build_options, recorder, bar)
     plan = read_json_object(path / "plan.json") if opened.artifact else _planned(module, context, bar)
     compiled = Compiled(config, module, plan, parameter_shapes(config, mtp=False), recorder)
-    return {**_head(opened), **model_summary(compiled, view), "plan": plan_statistics(plan)}
+    summary = {**_head(opened), **model_summary(compiled, view), "plan": plan_statistics(plan)}
+    summary["plan_agrees"] = fused(_operators(plan, plan["programs"]["step"])) == summary["fused"]
+    return summary
 
 
 def _context(opened: Opened, wanted: int | None) -> int:

@@ -41,6 +41,11 @@ def rates_for(heads: int, given: Sequence[float] | None) -> tuple[float, ...]:
     return tuple(given)
 
 
+def source_of(rates: Sequence[float]) -> str:
+    """Where rates come from, for people."""
+    return "published for openPangu-2.0-Flash" if tuple(rates) == PUBLISHED[: len(rates)] else "given"
+
+
 def curve(heads: int, steps: int = 20) -> list[tuple[float, float]]:
     """(acceptance, expected tokens a step) with the same rate for every head."""
     return [(i / steps, expected_tokens([i / steps] * heads)) for i in range(steps + 1)]

@@ -18,6 +18,8 @@ def render_text(summary: Summary) -> str:
             f"  target {summary['target']}, weights {summary['weights']}, context {summary['max_context']},"
             f" chunks of {summary['max_chunk']}, needs {summary['cpu']['machine']}"
         )
+    if not summary.get("plan_agrees", True):
+        lines.append("  note: built from an edited model or by another version; the operators below are not the artifact's own")
     for section in (_model, _layers, _fusion, _decode, _operators, _time, _storage, _programs):
         lines += section(summary)
     return "\n".join(lines)
@@ -46,8 +48,8 @@ def _layers(s: Summary) -> list[str]:
         groups.setdefault((mtp, _layer_name(layer)), []).append(layer["mtp_head"] if mtp else layer["index"])
     lines = []
     for (mtp, name), ids in groups.items():
-        what = "MTP head" if mtp else "layer"
-        lines.append(f"  {len(ids):>3} {what + ('s' if len(ids) > 1 else ''):<10}{name}: {ranges(ids)}")
+        what = ("MTP head" if mtp else "layer") + ("s" if len(ids) > 1 else "")
+        lines.append(f"  {what} {ranges(ids)}: {name}")
     return lines
 
 
@@ -110,7 +112,7 @@ def _time(s: Summary) -> list[str]:
         sp = t["speculation"]
         rates = ", ".join(f"{a:g}" for a in sp["acceptance"])
         lines.append(
-            f"  speculative      {sp['expected_tokens_per_step']:.2f} tokens a step at acceptance {rates}:"
+            f"  speculative      {sp['expected_tokens_per_step']:.2f} tokens a step at acceptance {rates} ({sp['source']}):"
             f" {sp['tokens_per_second']:.1f} tokens/s"
         )
     return lines

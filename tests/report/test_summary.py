@@ -108,7 +108,7 @@ def test_page_and_text(summary: dict[str, Any]) -> None:
     page = render_report(summary)
     assert "sparse (DSA) attention" in page and str(summary["path"]) not in page
     text = render_text(summary)
-    assert "program step" in text and "MTP head" in text and "ratio" in text
+    assert "program step" in text and "MTP head 1: swa attention window 6, moe ffn" in text and "ratio" in text
     assert ranges([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
 
 
