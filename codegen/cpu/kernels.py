@@ -269,7 +269,7 @@ class KernelWriter:
             sizes = " ".join(f"env_.{name} = {c_dim(d)};" for name, d in node.dims.items())
             lines.append(f"Env env_ = env; {sizes}")
         env = "env_" if node.dims else "env"
-        lines.append(f"{node.attrs['function']}({env}, in_, out_, frame + {self.plan.workspaces[node][0]});")
+        lines.append(f"{node.attrs['function']}({env}, in_, out_, frame + {self.plan.workspaces.get(node, (0, 0))[0]});")
         return "{\n  " + "\n  ".join(lines) + "\n}"
 
     def copies(self) -> list[str]:
