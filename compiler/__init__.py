@@ -13,6 +13,7 @@ _LAZY = {
     "build": ("pangu_compile.driver.build", "build"),
     "Artifact": ("pangu_compile.driver.artifact", "Artifact"),
     "compile_module": ("pangu_compile.driver.module", "compile_module"),
+    "compile_onnx": ("pangu_compile.driver.onnx_io", "compile_onnx"),
 }
 __all__ = ["__version__", *sorted(_LAZY)]
 

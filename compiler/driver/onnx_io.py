@@ -55,7 +55,7 @@ def write_onnx(path: Path, out: Path, program: str = "step", progress: Progress 
     module = optimised(opened.config, opened.build_options(), None, bar)
     if program not in module.programs:
         raise UserError(f"program {program!r} is not one of {', '.join(module.programs)}")
-    read = _weight_reader(opened, module)
+    read = _weight_reader(opened, module, program)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
             _write(module, program, read, Path(scratch), out, external, bar)
@@ -95,26 +95,28 @@ def _write(
     os.replace(scratch / out.name, out)
 
 
-def _weight_reader(opened: Opened, module: Module) -> ReadWeight | None:
+def _weight_reader(opened: Opened, module: Module, program: str) -> ReadWeight | None:
     """Final values of weights by name; None where the folder has no weights."""
     from pangu_compile.onnx import with_folded
 
     if opened.artifact is not None:
-        return _artifact_reader(opened.artifact, module)
+        return _artifact_reader(opened.artifact, module, program)
     checkpoint = Checkpoint.open(opened.path, weights=False)
     if not checkpoint.has_weights:
         return None
     return with_folded(module, canonical_reader(checkpoint, opened.config, opened.build_options().mtp))
 
 
-def _artifact_reader(artifact: Artifact, module: Module) -> ReadWeight:
+def _artifact_reader(artifact: Artifact, module: Module, program: str) -> ReadWeight:
     """Tensors of an artifact, folded ones included. UserError where its weights are stored in a packed format."""
     table = artifact.manifest["tensors"]
-    for name, type_ in module.weights.items():
-        entry = table.get(name)
-        if entry is None or entry["dtype"] not in STORED or tuple(entry["shape"]) != tuple(type_.shape):
-            weights = artifact.manifest.get("weights")
-            raise UserError(f"{artifact.path} holds {weights} weights packed for its kernels; export its checkpoint instead")
+    for role in module.programs[program].params:
+        if role.kind != "weight":
+            continue
+        entry = table.get(role.key)
+        if entry is None or entry["dtype"] not in STORED or tuple(entry["shape"]) != tuple(module.weights[role.key].shape):
+            what = "lacks" if entry is None else "holds in its kernels' own format"
+            raise UserError(f"{artifact.path} {what} tensor {role.key}; export its checkpoint instead")
 
     def read(name: str) -> np.ndarray:
         entry = table[name]

@@ -66,7 +66,7 @@ def load_onnx(model: str | Path | ModelProto) -> Imported:
 
 
 def _read(path: Path) -> ModelProto:
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load(str(path), load_external_data=False)

@@ -78,22 +78,28 @@ def _comparison(name: str, exact: Callable[..., Any]) -> Callable[..., Any]:
     return lambda attrs, a, b: np.asarray(compare(attrs, a, b), bool)
 
 
-for _name, _fn, _symbolic in (
-    ("Add", np.add, lambda a, b: a + b),
-    ("Sub", np.subtract, lambda a, b: a - b),
-    ("Mul", np.multiply, lambda a, b: a * b),
-    ("Div", _truncated, _quotient),
-    ("Max", lambda *x: np.maximum.reduce(np.broadcast_arrays(*x)), lambda *x: sympy.Max(*x)),
-    ("Min", lambda *x: np.minimum.reduce(np.broadcast_arrays(*x)), lambda *x: sympy.Min(*x)),
-):
-    _register(_name, _elementwise(_fn, _symbolic))
-for _name, _fn in {"Equal": np.equal, "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater,
-                   "GreaterOrEqual": np.greater_equal}.items():  # fmt: skip
-    _register(_name, _comparison(_name, _fn))
-for _name, _fn in {"Neg": np.negative, "Abs": np.abs, "Sqrt": np.sqrt, "Floor": np.floor, "Ceil": np.ceil, "Exp": np.exp,
-                   "Not": np.logical_not, "And": np.logical_and, "Or": np.logical_or, "Pow": np.power,
-                   "Reciprocal": np.reciprocal, "Cos": np.cos, "Sin": np.sin}.items():  # fmt: skip
-    _register(_name, lambda attrs, *x, f=_fn: np.asarray(f(*x)).astype(x[0].dtype))
+_ARITHMETIC: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "Add": (np.add, lambda a, b: a + b),
+    "Sub": (np.subtract, lambda a, b: a - b),
+    "Mul": (np.multiply, lambda a, b: a * b),
+    "Div": (_truncated, _quotient),
+    "Max": (lambda *x: np.maximum.reduce(np.broadcast_arrays(*x)), sympy.Max),
+    "Min": (lambda *x: np.minimum.reduce(np.broadcast_arrays(*x)), sympy.Min),
+}
+_COMPARISONS: dict[str, Callable[..., Any]] = {
+    "Equal": np.equal, "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal,
+}  # fmt: skip
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "Neg": np.negative, "Abs": np.abs, "Sqrt": np.sqrt, "Floor": np.floor, "Ceil": np.ceil, "Exp": np.exp,
+    "Not": np.logical_not, "And": np.logical_and, "Or": np.logical_or, "Pow": np.power, "Reciprocal": np.reciprocal,
+    "Cos": np.cos, "Sin": np.sin,
+}  # fmt: skip
+for _name, (_exact, _symbolic) in _ARITHMETIC.items():
+    _register(_name, _elementwise(_exact, _symbolic))
+for _name, _exact in _COMPARISONS.items():
+    _register(_name, _comparison(_name, _exact))
+for _name, _exact in _PLAIN.items():
+    _register(_name, lambda attrs, *x, f=_exact: np.asarray(f(*x)).astype(x[0].dtype))
 _register("Where", lambda attrs, c, a, b: np.where(c, *([a, b] if a.dtype == b.dtype else [a.astype(object), b.astype(object)])))
 _register("Identity", lambda attrs, x: x)
 
@@ -152,7 +158,9 @@ def _prod(attrs: Attrs, x: Known, *rest: Known) -> Known:
     return np.asarray(np.prod(x, None if axes is None else tuple(axes), keepdims=keep), x.dtype)
 
 
-for _name, _rule in {"Cast": _cast, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Slice": _slice, "Gather": _gather,
-                     "Reshape": _reshape, "Concat": _concat, "ReduceProd": _prod}.items():  # fmt: skip
+_SHAPED: dict[str, Callable[..., Known]] = {
+    "Cast": _cast, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Slice": _slice, "Gather": _gather, "Reshape": _reshape,
+    "Concat": _concat, "ReduceProd": _prod, "Transpose": lambda attrs, x: np.transpose(x, attrs.get("perm")),
+}  # fmt: skip
+for _name, _rule in _SHAPED.items():
     _register(_name, _rule)
-_register("Transpose", lambda attrs, x: np.transpose(x, attrs.get("perm")))

@@ -209,7 +209,7 @@ def _constant_of_shape(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Operan
 def _range(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Operand:
     start, limit, step = (im.known(x, "a bound").reshape(()) for x in xs)
     if all(x.dtype != object for x in (start, limit, step)):
-        return np.arange(start[()], limit[()], step[()], dtype=start.dtype)
+        return np.arange(start.item(), limit.item(), step.item(), dtype=start.dtype)
     first, last, stride = (dim(x[()]) if isinstance(x[()], sympy.Expr) else int(x[()]) for x in (start, limit, step))
     if stride != 1:
         raise im.fail("a symbolic range with a step other than 1 is not covered")
