@@ -118,13 +118,15 @@ def acceptance_chart(summary: Summary) -> dict[str, Any] | None:
         return round(bottom - (tokens - 1) / (most - 1) * (bottom - top), 1)
 
     expected = s["expected_tokens_per_step"]
-    mean = sum(s["acceptance"]) / len(s["acceptance"]) if s["acceptance"] else 0.0
+    same = next((i for i, (_, e) in enumerate(s["curve"]) if e >= expected - 1e-4), len(s["curve"]) - 1)
+    (a0, e0), (a1, e1) = s["curve"][max(0, same - 1)], s["curve"][same]
+    alike = a0 + (a1 - a0) * (expected - e0) / (e1 - e0) if e1 > e0 else a1  # one rate for all that gives as much
     return {
         "width": WIDTH, "height": HEIGHT, "left": left, "right": right, "bottom": bottom,
         "path": "M" + "L".join(f"{x(a)} {y(e)}" for a, e in s["curve"]),
         "x_ticks": [{"at": x(v / 4), "label": f"{v * 25} %"} for v in range(5)],
         "y_ticks": [{"at": y(v), "label": str(v)} for v in range(1, most + 1)],
-        "mark": {"x": x(mean), "y": y(expected), "label": f"{expected:.2f} tokens a step"},
+        "mark": {"x": x(alike), "y": y(expected), "label": f"{expected:.2f} tokens a step"},
     }  # fmt: skip
 
 

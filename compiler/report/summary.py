@@ -183,7 +183,8 @@ def _speculation(module: Module, view: View, heads: int) -> dict[str, Any]:
     drafts = sum(seconds(name, 1) for name in draft_programs(module)[: len(rates)])
     verify, expected = seconds("step", tokens), expected_tokens(rates)
     return {
-        "heads": heads, "acceptance": rates, "source": source_of(rates), "expected_tokens_per_step": round(expected, 4), "verify_tokens": tokens,
+        "heads": heads, "acceptance": rates, "source": source_of(rates),
+        "expected_tokens_per_step": round(expected, 4), "verify_tokens": tokens,
         "verify_seconds": verify, "draft_seconds": drafts,
         "tokens_per_second": expected / (verify + drafts) if verify + drafts else None,
         "curve": [[a, round(e, 4)] for a, e in curve(heads)],
