@@ -251,4 +251,12 @@ Report launch_body(const std::string& name, uint32_t blocks, KernelKind kind, co
 const std::vector<Report>& reports() { return all_reports; }
 void clear_reports() { all_reports.clear(); }
 
+void add_operator_report(const std::string& name, double seconds) {
+    Report report;
+    report.kernel = name;
+    report.kind = "vendor";
+    report.seconds = seconds;
+    all_reports.push_back(report);
+}
+
 }  // namespace sim

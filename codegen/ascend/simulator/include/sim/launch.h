@@ -54,6 +54,8 @@ struct Report {
 
 // Every launch since the last clear, in order.
 const std::vector<Report>& reports();
+// A vendor operator among the launches: no cores, no pipes, only its estimated time.
+void add_operator_report(const std::string& name, double seconds);
 void clear_reports();
 std::string reports_json();
 
