@@ -288,6 +288,22 @@ def _gather_elements(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Value:
     return out if axis == last else im.build("transpose", out, perm=tuple(perm))
 
 
+@rule("GatherND")
+def _gather_nd(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Value:
+    """The indexed leading axes become one, and so do their indices."""
+    x, index = im.value(xs[0]), im.value(xs[1], DType.i64)
+    count, last = index.type.shape[-1], index.type.rank - 1
+    if attrs.get("batch_dims", 0) or not isinstance(count, int):
+        raise im.fail("batch_dims other than 0 is not covered")
+    leading, place, outer = x.type.shape[:count], index.type.shape[:-1], None
+    for i, size in enumerate(leading):
+        part = keep_sign(im, index, im.build.reshape(cut(im, index, last, i, i + 1), place))
+        part = plain_index(im, part, size)
+        outer = part if outer is None else im.build("add", im.build("mul", outer, im.value(vector([size]).reshape(()))), part)
+    assert outer is not None
+    return keep_sign(im, x, im.build("take", im.build.reshape(x, (_numel(leading), *x.type.shape[count:])), outer))
+
+
 @rule("ScatterND")
 def _scatter_nd(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Value:
     x, rows = im.value(xs[0]), im.value(xs[2])

@@ -247,6 +247,13 @@ CASES: dict[str, Case] = {
         {"to": vector(3, 1, 6), "rep": vector(2, 3), "k": np.int64(1)},
         CALLS,
     ),
+    "gather_nd": (
+        [N("GatherND", ["w", "i"], ["y"]), N("GatherND", ["w", "j"], ["z"])],
+        {"i": (I64, ["N", 1]), "j": (I64, ["N", 2, 2])},
+        ["y", "z"],
+        {"w": rnd(4, 5, 3)},
+        [{"i": np.asarray([[3], [-1]], np.int64), "j": np.asarray([[[0, 4], [-1, 1]], [[2, -2], [1, 1]]], np.int64)}],
+    ),
     "scatter": (
         [N("ScatterND", ["w", "i", "x"], ["y"])],
         {"x": (F, ["N", 6]), "i": (I64, ["N", 1])},
