@@ -30,6 +30,14 @@ inline int64_t sums_offset(int64_t I) { return weight_groups(I) * 64; }
 inline int64_t scales_offset(int64_t I) { return sums_offset(I) + int_chunks(I) * (kIntChunk / kQuantGroup) * 4; }
 inline int64_t record_bytes(int64_t I) { return (scales_offset(I) + int_chunks(I) * 4 + 63) / 64 * 64; }
 
+// f(0), f(1), .. with constants. Loops over accumulators are written so, because g++ keeps arrays in registers only if
+// every index is a constant early on.
+#define PANGU_INLINE __attribute__((always_inline))
+template <int... I, class F> PANGU_INLINE inline void unrolled(std::integer_sequence<int, I...>, const F &f) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+template <int N, class F> PANGU_INLINE inline void unroll(const F &f) { unrolled(std::make_integer_sequence<int, N>{}, f); }
+
 struct RowProduct { // n tokens times rows of w: see linear_picked
   int64_t n, I;
   const int64_t *pick, *out;
@@ -38,30 +46,75 @@ struct RowProduct { // n tokens times rows of w: see linear_picked
   float *y;
   int64_t y_stride;
 
-  const float *x(int64_t t) const { return rows.x + (pick != nullptr ? pick[t] : t) * rows.stride; }
-  const uint8_t *record(int64_t t) const { return rows.records + (pick != nullptr ? pick[t] : t) * rows.record_bytes; }
-  float *to(int64_t t) const { return y + (out != nullptr ? out[t] : t) * y_stride; }
   const uint8_t *row(int64_t o) const { return static_cast<const uint8_t *>(w.data) + o * w.row_stride; }
 };
 
-// Vectors of sums for N elements, filled up to a multiple of four; element (t, r) of a tile is number t * R + r.
+// Where T tokens of a product are read and written.
+template <int T> struct Tokens {
+  const uint8_t *record[T];
+  const float *x[T];
+  float *y[T];
+
+  Tokens(const RowProduct &p, int64_t first) {
+    for (int t = 0; t < T; ++t) {
+      const int64_t from = p.pick != nullptr ? p.pick[first + t] : first + t, to = p.out != nullptr ? p.out[first + t] : first + t;
+      record[t] = p.rows.records + from * p.rows.record_bytes;
+      x[t] = p.rows.x + from * p.rows.stride;
+      y[t] = p.y + to * p.y_stride;
+    }
+  }
+};
+
+// The elements of a tile, number t * R + r, in fours; those behind the last one are never read.
+template <int R, int T> struct Elements {
+  static constexpr int kCount = R * T, kFours = (R * T + 3) / 4;
+  simd::f4 v[kFours];
+
+  static constexpr int token(int e) { return (e < kCount ? e : 0) / R; }
+  static constexpr int row(int e) { return (e < kCount ? e : 0) % R; }
+
+  PANGU_INLINE Elements(const Tokens<T> &tokens, int64_t o, bool first) {
+    unroll<kFours>([&](auto i) PANGU_INLINE {
+      constexpr int e = 4 * i;
+      v[i] = simd::f4{0, 0, 0, 0};
+      if (!first) v[i] = simd::f4{at(tokens, o, e), at(tokens, o, e + 1), at(tokens, o, e + 2), at(tokens, o, e + 3)};
+    });
+  }
+  static float at(const Tokens<T> &tokens, int64_t o, int e) { return tokens.y[token(e)][o + row(e)]; }
+
+  // Adds sums * scale of the element's token.
+  template <class Sums> PANGU_INLINE void add(const Sums &sums, const float *const *scales, int64_t chunk) {
+    unroll<kFours>([&](auto i) PANGU_INLINE {
+      constexpr int e = 4 * i;
+      const simd::f4 scale{scales[token(e)][chunk], scales[token(e + 1)][chunk], scales[token(e + 2)][chunk], scales[token(e + 3)][chunk]};
+      v[i] = simd::f4_fma(sums.template four<e>(), scale, v[i]);
+    });
+  }
+  template <class Sums> PANGU_INLINE void add(const Sums &sums) {
+    unroll<kFours>([&](auto i) PANGU_INLINE { v[i] = v[i] + sums.template four<4 * i>(); });
+  }
+  PANGU_INLINE void store(const Tokens<T> &tokens, int64_t o) const {
+    unroll<kCount>([&](auto e) PANGU_INLINE { tokens.y[token(e)][o + row(e)] = v[e / 4][e % 4]; });
+  }
+  PANGU_INLINE void store_scaled(const Tokens<T> &tokens, int64_t o, const float *row_scale) const {
+    unroll<kCount>([&](auto e) PANGU_INLINE { tokens.y[token(e)][o + row(e)] = v[e / 4][e % 4] * row_scale[row(e)]; });
+  }
+};
+
+// Vectors of sums for N elements, filled up to a multiple of four.
 template <int N> struct FloatSums {
   simd::vf v[(N + 3) / 4 * 4];
-  FloatSums() {
-    for (simd::vf &x : v) x = simd::f_zero();
+  PANGU_INLINE FloatSums() {
+    unroll<(N + 3) / 4 * 4>([&](auto i) PANGU_INLINE { v[i] = simd::f_zero(); });
   }
-  void add_up(float *sums) const {
-    for (int i = 0; i < N; i += 4) simd::f_sum4(v[i], v[i + 1], v[i + 2], v[i + 3], sums + i);
-  }
+  template <int I> PANGU_INLINE simd::f4 four() const { return simd::f_sum4(v[I], v[I + 1], v[I + 2], v[I + 3]); }
 };
 template <int N> struct IntSums {
   simd::IAcc v[(N + 3) / 4 * 4];
-  IntSums() {
-    for (simd::IAcc &x : v) x = simd::i_zero();
+  PANGU_INLINE IntSums() {
+    unroll<(N + 3) / 4 * 4>([&](auto i) PANGU_INLINE { v[i] = simd::i_zero(); });
   }
-  void add_up(int32_t *sums) const {
-    for (int i = 0; i < N; i += 4) simd::i_sum4(v[i], v[i + 1], v[i + 2], v[i + 3], sums + i);
-  }
+  template <int I> PANGU_INLINE simd::f4 four() const { return simd::i_sum4(v[I], v[I + 1], v[I + 2], v[I + 3]); }
 };
 
 struct F32 {
@@ -75,157 +128,199 @@ struct Bf16 {
 
 template <class E> struct FloatTile {
   typedef typename E::element element;
-  static constexpr int64_t kChunk = kFloatChunk;
+  static constexpr int64_t kChunk = kFloatChunk, kPass = 1;
   static constexpr int kTokens = 6;
   static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
 
-  template <int R, int T> static void run(const RowProduct &p, int64_t o, int64_t t0, int64_t chunk) {
+  template <int R, int T> static void run(const RowProduct &p, const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) {
+    Elements<R, T> elements(tokens, o, begin == 0);
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const element *w[R];
+      const float *x[T];
+      for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const element *>(p.row(o + r)) + chunk * kChunk;
+      for (int t = 0; t < T; ++t) x[t] = tokens.x[t] + chunk * kChunk;
+      FloatSums<R * T> sums;
+      add_chunk<R, T>(w, x, min(kChunk, p.I - chunk * kChunk), sums);
+      elements.add(sums);
+    }
+    elements.store(tokens, o);
+  }
+
+  template <int R, int T> PANGU_INLINE static void add_chunk(const element *const *w, const float *const *x, int64_t n, FloatSums<R * T> &sums) {
     using namespace simd;
-    const int64_t begin = chunk * kChunk, n = min(kChunk, p.I - begin);
-    const element *w[R];
-    const float *x[T];
-    for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const element *>(p.row(o + r)) + begin;
-    for (int t = 0; t < T; ++t) x[t] = p.x(t0 + t) + begin;
-    FloatSums<R * T> acc;
     int64_t k = 0;
     for (; k + kFloats <= n; k += kFloats) {
       if (T == 1 && k % (64 / static_cast<int64_t>(sizeof(element))) == 0)
         for (int r = 0; r < R; ++r) prefetch(w[r] + k + kAhead / sizeof(element));
-      step<R, T>(w, x, k, acc);
+      step<R, T>(w, x, k, sums);
     }
-    if (k < n) {
-      element w_part[R][kFloats] = {};
-      float x_part[T][kFloats] = {};
-      const element *w_end[R];
-      const float *x_end[T];
-      for (int r = 0; r < R; ++r) std::memcpy(w_part[r], w[r] + k, static_cast<size_t>(n - k) * sizeof(element)), w_end[r] = w_part[r];
-      for (int t = 0; t < T; ++t) std::memcpy(x_part[t], x[t] + k, static_cast<size_t>(n - k) * 4), x_end[t] = x_part[t];
-      step<R, T>(w_end, x_end, 0, acc);
-    }
-    float sums[(R * T + 3) / 4 * 4];
-    acc.add_up(sums);
-    for (int t = 0; t < T; ++t) {
-      float *const y = p.to(t0 + t) + o;
-      for (int r = 0; r < R; ++r) y[r] = (chunk == 0 ? 0.0f : y[r]) + sums[t * R + r];
-    }
+    if (k == n) return;
+    element w_part[R][kFloats] = {};
+    float x_part[T][kFloats] = {};
+    const element *w_end[R];
+    const float *x_end[T];
+    for (int r = 0; r < R; ++r) std::memcpy(w_part[r], w[r] + k, static_cast<size_t>(n - k) * sizeof(element)), w_end[r] = w_part[r];
+    for (int t = 0; t < T; ++t) std::memcpy(x_part[t], x[t] + k, static_cast<size_t>(n - k) * 4), x_end[t] = x_part[t];
+    step<R, T>(w_end, x_end, 0, sums);
   }
 
   template <int R, int T>
-  static inline void step(const element *const *w, const float *const *x, int64_t k, FloatSums<R * T> &acc) {
+  PANGU_INLINE static void step(const element *const *w, const float *const *x, int64_t k, FloatSums<R * T> &sums) {
     simd::vf wv[R];
-    for (int r = 0; r < R; ++r) wv[r] = E::load(w[r] + k);
-    for (int t = 0; t < T; ++t) {
-      const simd::vf xv = simd::f_load(x[t] + k);
-      for (int r = 0; r < R; ++r) acc.v[t * R + r] = simd::f_fma(wv[r], xv, acc.v[t * R + r]);
-    }
+    unroll<R>([&](auto r) PANGU_INLINE { wv[r] = E::load(w[r] + k); });
+    unroll<T>([&](auto t) PANGU_INLINE {
+      simd::vf xv = simd::f_load(x[t] + k);
+      PANGU_KEEP(xv);
+      unroll<R>([&](auto r) PANGU_INLINE { sums.v[t * R + r] = simd::f_fma(wv[r], xv, sums.v[t * R + r]); });
+    });
   }
 };
 
 struct Q8Tile {
-  static constexpr int64_t kChunk = kIntChunk;
+  static constexpr int64_t kChunk = kIntChunk, kPass = 5;
   static constexpr int kTokens = 4;
   static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
 
-  template <int R, int T> static void run(const RowProduct &p, int64_t o, int64_t t0, int64_t chunk) {
+  template <int R, int T> static void run(const RowProduct &p, const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) {
     using namespace simd;
-    const int64_t begin = chunk * kChunk, n = min(kChunk, p.w.row_stride - begin);
+    Elements<R, T> elements(tokens, o, begin == 0);
+    const float *scales[T];
+    for (int t = 0; t < T; ++t) scales[t] = reinterpret_cast<const float *>(tokens.record[t] + scales_offset(p.I));
     const int8_t *w[R];
-    const uint8_t *record[T];
-    for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const int8_t *>(p.row(o + r)) + begin;
-    for (int t = 0; t < T; ++t) record[t] = p.record(t0 + t);
-    IntSums<R * T> acc;
-    for (int64_t k = 0; k < n; k += 32)
-      for (int r = 0; r < R; ++r) {
-        if (T == 1 && k % 64 == 0) prefetch(w[r] + k + kAhead);
-        const W32 wv = w_load_q8(w[r] + k);
-        for (int t = 0; t < T; ++t) acc.v[t * R + r] = i_dot(acc.v[t * R + r], wv, record[t] + (begin + k) * 2);
+    for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const int8_t *>(p.row(o + r));
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      IntSums<R * T> sums;
+      const int64_t stop = min((chunk + 1) * kChunk, p.w.row_stride);
+      for (int64_t k = chunk * kChunk; k < stop; k += 32) {
+        if (T == 1 && k % 64 == 0)
+          for (int r = 0; r < R; ++r) prefetch(w[r] + k + kAhead);
+        add_dots<R, T>(w, tokens.record, k, sums);
       }
-    int32_t sums[(R * T + 3) / 4 * 4];
-    acc.add_up(sums);
-    const bool last = begin + n == p.w.row_stride;
-    const float *const scale = static_cast<const float *>(p.w.scales) + o;
-    for (int t = 0; t < T; ++t) {
-      float *const y = p.to(t0 + t) + o;
-      const float x_scale = reinterpret_cast<const float *>(record[t] + scales_offset(p.I))[chunk];
-      for (int r = 0; r < R; ++r) {
-        const float sum = fma1(static_cast<float>(sums[t * R + r]), x_scale, chunk == 0 ? 0.0f : y[r]);
-        y[r] = last ? sum * scale[r] : sum;
-      }
+      elements.add(sums, scales, chunk);
     }
+    if (end * kChunk < p.w.row_stride) return elements.store(tokens, o);
+    elements.store_scaled(tokens, o, static_cast<const float *>(p.w.scales) + o);
+  }
+
+  // 32 columns, a part of them at a time.
+  template <int R, int T>
+  PANGU_INLINE static void add_dots(const int8_t *const *w, const uint8_t *const *x, int64_t k, IntSums<R * T> &sums) {
+    using namespace simd;
+    unroll<kParts>([&](auto part) PANGU_INLINE {
+      WPart wv[R];
+      unroll<R>([&](auto r) PANGU_INLINE { wv[r] = w_part_q8(w[r] + k, part); });
+      unroll<T>([&](auto t) PANGU_INLINE {
+        const XPart xv = x_part(x[t] + 2 * k, part);
+        unroll<R>([&](auto r) PANGU_INLINE { sums.v[t * R + r] = i_dot(sums.v[t * R + r], wv[r], xv); });
+      });
+    });
   }
 };
 
 struct Q4Tile {
-  static constexpr int64_t kChunk = kIntChunk;
+  static constexpr int64_t kChunk = kIntChunk, kPass = 5;
   static constexpr int kTokens = 4;
   static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
+  static constexpr int64_t kGroups = kChunk / kQuantGroup;
 
-  template <int R, int T> static void run(const RowProduct &p, int64_t o, int64_t t0, int64_t chunk) {
+  template <int R, int T> static void run(const RowProduct &p, const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) {
     using namespace simd;
-    constexpr int64_t kGroups = kChunk / kQuantGroup;
-    const int64_t all = weight_groups(p.I), first = chunk * kGroups, n = min(kGroups, all - first);
-    const uint8_t *record[T];
-    for (int t = 0; t < T; ++t) record[t] = p.record(t0 + t);
-    FloatSums<R * T> acc;
-    float scale[R][kGroups];
-    for (int r = 0; r < R; ++r) {
-      const uint16_t *half = static_cast<const uint16_t *>(p.w.scales) + (o + r) * all + first;
-      uint16_t part[kGroups] = {};
-      if (n < kGroups) std::memcpy(part, half, static_cast<size_t>(n) * 2), half = part;
-      for (int64_t g = 0; g < kGroups; g += kFloats) {
-        const vf s = f_load_f16(half + g);
-        f_store(scale[r] + g, s);
-        for (int t = 0; t < T; ++t) {
-          const float *const sums = reinterpret_cast<const float *>(record[t] + sums_offset(p.I)) + first + g;
-          acc.v[t * R + r] = f_fma(s, f_load(sums), acc.v[t * R + r]);
-        }
-      }
+    Elements<R, T> elements(tokens, o, begin == 0);
+    const int64_t groups = weight_groups(p.I);
+    const float *scales[T], *offsets[T];
+    for (int t = 0; t < T; ++t) {
+      scales[t] = reinterpret_cast<const float *>(tokens.record[t] + scales_offset(p.I));
+      offsets[t] = reinterpret_cast<const float *>(tokens.record[t] + sums_offset(p.I));
     }
     const uint8_t *w[R];
-    for (int r = 0; r < R; ++r) w[r] = p.row(o + r) + first * 16;
-    for (int64_t g = 0; g < n; ++g)
-      for (int r = 0; r < R; ++r) {
-        if (T == 1 && g % 4 == 0) prefetch(w[r] + g * 16 + kAhead);
-        const W32 wv = w_load_q4(w[r] + g * 16);
-        const vf s = f_set(scale[r][g]);
-        for (int t = 0; t < T; ++t)
-          acc.v[t * R + r] = f_fma(i_float(i_dot(i_zero(), wv, record[t] + (first + g) * 64)), s, acc.v[t * R + r]);
+    for (int r = 0; r < R; ++r) w[r] = p.row(o + r);
+    const uint16_t *const half = static_cast<const uint16_t *>(p.w.scales) + o * groups;
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      FloatSums<R * T> sums;
+      float group_scale[R][kGroups];
+      const int64_t first = chunk * kGroups, stop = min(first + kGroups, groups);
+      start<R, T>(half, groups, first, stop - first, offsets, group_scale, sums);
+      for (int64_t g = first; g < stop; ++g) {
+        if (T == 1 && g % 4 == 0)
+          for (int r = 0; r < R; ++r) prefetch(w[r] + g * 16 + kAhead);
+        add_group<R, T>(w, tokens.record, g, g - first, group_scale, sums);
       }
-    float sums[(R * T + 3) / 4 * 4];
-    acc.add_up(sums);
-    for (int t = 0; t < T; ++t) {
-      float *const y = p.to(t0 + t) + o;
-      const float x_scale = reinterpret_cast<const float *>(record[t] + scales_offset(p.I))[chunk];
-      for (int r = 0; r < R; ++r) y[r] = fma1(sums[t * R + r], x_scale, chunk == 0 ? 0.0f : y[r]);
+      elements.add(sums, scales, chunk);
     }
+    elements.store(tokens, o);
+  }
+
+  // The groups' scales as floats, and the sums' first term: stored integers are 8 too large.
+  template <int R, int T>
+  PANGU_INLINE static void start(const uint16_t *half, int64_t groups, int64_t first, int64_t n, const float *const *offsets, float (*scale)[kGroups],
+                    FloatSums<R * T> &sums) {
+    using namespace simd;
+    uint16_t part[R][kGroups];
+    if (n < kGroups) {
+      std::memset(part, 0, sizeof part);
+      for (int r = 0; r < R; ++r) std::memcpy(part[r], half + r * groups + first, static_cast<size_t>(n) * 2);
+    }
+    unroll<R>([&](auto r) PANGU_INLINE {
+      const uint16_t *const row = n < kGroups ? part[r] : half + r * groups + first;
+      unroll<kGroups / kFloats>([&](auto i) PANGU_INLINE {
+        const vf s = f_load_f16(row + i * kFloats);
+        f_store(scale[r] + i * kFloats, s);
+        unroll<T>([&](auto t) PANGU_INLINE {
+          sums.v[t * R + r] = f_fma(s, f_load(offsets[t] + first + i * kFloats), sums.v[t * R + r]);
+        });
+      });
+    });
+  }
+
+  template <int R, int T>
+  PANGU_INLINE static void add_group(const uint8_t *const *w, const uint8_t *const *x, int64_t g, int64_t i,
+                                     const float (*scale)[kGroups], FloatSums<R * T> &sums) {
+    using namespace simd;
+    unroll<R>([&](auto r) PANGU_INLINE {
+      WPart wv[kParts];
+      w_parts_q4(w[r] + g * 16, wv);
+      const vf s = f_set(scale[r][i]);
+      unroll<T>([&](auto t) PANGU_INLINE {
+        IAcc dot = i_product(wv[0], x_part(x[t] + g * 64, 0));
+        unroll<kParts - 1>([&](auto part) PANGU_INLINE { dot = i_dot(dot, wv[part + 1], x_part(x[t] + g * 64, part + 1)); });
+        sums.v[t * R + r] = f_fma(i_float(dot), s, sums.v[t * R + r]);
+      });
+    });
   }
 };
 
-template <class Tile, int T> inline void tile_rows(const RowProduct &p, int64_t t, int64_t begin, int64_t end, int64_t chunk) {
+// All rows [begin, end) for T tokens, chunks [from, to).
+template <class Tile, int T>
+inline void tile_rows(const RowProduct &p, int64_t t, int64_t begin, int64_t end, int64_t from, int64_t to) {
   constexpr int R = Tile::rows(T);
+  const Tokens<T> tokens(p, t);
   int64_t o = begin;
-  for (; o + R <= end; o += R) Tile::template run<R, T>(p, o, t, chunk);
-  for (; o < end; ++o) Tile::template run<1, T>(p, o, t, chunk);
+  for (; o + R <= end; o += R) Tile::template run<R, T>(p, tokens, o, from, to);
+  for (; o < end; ++o) Tile::template run<1, T>(p, tokens, o, from, to);
 }
 
-template <class Tile> inline void tile_tokens(const RowProduct &p, int64_t t, int64_t begin, int64_t end, int64_t chunk) {
-  switch (min<int64_t>(Tile::kTokens, p.n - t)) {
-  case 1: return tile_rows<Tile, 1>(p, t, begin, end, chunk);
-  case 2: return tile_rows<Tile, 2>(p, t, begin, end, chunk);
-  case 3: return tile_rows<Tile, 3>(p, t, begin, end, chunk);
-  case 4: return tile_rows<Tile, 4>(p, t, begin, end, chunk);
-  case 5: return tile_rows<Tile, (Tile::kTokens < 5 ? Tile::kTokens : 5)>(p, t, begin, end, chunk);
-  default: return tile_rows<Tile, Tile::kTokens>(p, t, begin, end, chunk);
+template <class Tile>
+inline void tile_tokens(const RowProduct &p, int64_t t, int64_t begin, int64_t end, int64_t from, int64_t to) {
+  constexpr int kMost = Tile::kTokens;
+  switch (min<int64_t>(kMost, p.n - t)) {
+  case 1: return tile_rows<Tile, 1>(p, t, begin, end, from, to);
+  case 2: return tile_rows<Tile, 2>(p, t, begin, end, from, to);
+  case 3: return tile_rows<Tile, 3>(p, t, begin, end, from, to);
+  case 4: return tile_rows<Tile, 4>(p, t, begin, end, from, to);
+  case 5: return tile_rows<Tile, (kMost < 5 ? kMost : 5)>(p, t, begin, end, from, to);
+  default: return tile_rows<Tile, kMost>(p, t, begin, end, from, to);
   }
 }
 
-// Rows [begin, end) of w for all tokens. Few tokens: whole rows one tile after the other, as they lie in memory.
+// Rows [begin, end) of w for all tokens. Few tokens: row after row, as they lie in memory. Many: blocks of rows stay in
+// the second-level cache, kPass chunks of a few tokens in the first.
 template <class Tile> __attribute__((noinline)) void product_rows(const RowProduct &p, int64_t begin, int64_t end) {
   const int64_t chunks = (p.I + Tile::kChunk - 1) / Tile::kChunk;
-  const int64_t block = p.n <= Tile::kTokens ? Tile::rows(p.n) : kRowBlock;
-  for (int64_t o = begin; o < end; o += block)
-    for (int64_t chunk = 0; chunk < chunks; ++chunk)
-      for (int64_t t = 0; t < p.n; t += Tile::kTokens) tile_tokens<Tile>(p, t, o, min(o + block, end), chunk);
+  if (p.n <= Tile::kTokens) return p.n > 0 ? tile_tokens<Tile>(p, 0, begin, end, 0, chunks) : void();
+  for (int64_t o = begin; o < end; o += kRowBlock)
+    for (int64_t chunk = 0; chunk < chunks; chunk += Tile::kPass)
+      for (int64_t t = 0; t < p.n; t += Tile::kTokens)
+        tile_tokens<Tile>(p, t, o, min(o + kRowBlock, end), chunk, min(chunk + Tile::kPass, chunks));
 }
 
 } // namespace pangu

@@ -2,8 +2,10 @@
 // without the dot product instructions) and, through the compiler's vector types, anything else.
 //
 //   vf        kFloats floats
-//   W32       32 weights of a row, ready to multiply; X32: bytes of 32 activations, as x_pack32 wrote them
+//   WPart     a part (of kParts) of 32 weights of a row, ready to multiply
+//   XPart     the same part of 32 activations, from the 64 bytes that x_pack32 wrote
 //   IAcc      exact int32 sums of products, spread over lanes
+//   f4        four floats: the sums of four vectors
 // PANGU_PORTABLE chooses the last variant whatever the processor (tests).
 #pragma once
 
@@ -36,18 +38,30 @@ inline float fma1(float a, float b, float c) {
 #endif
 }
 
+// Keeps a vector that several instructions read in a register: g++ otherwise loads it again for each of them.
+#if defined(PANGU_SIMD_AVX512)
+#define PANGU_KEEP(v) asm("" : "+v"(v))
+#elif defined(PANGU_SIMD_AVX2)
+#define PANGU_KEEP(v) asm("" : "+x"(v))
+#else
+#define PANGU_KEEP(v) (void)(v)
+#endif
+
 inline void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
 #if defined(PANGU_SIMD_AVX512) || defined(PANGU_SIMD_AVX2)
 
+typedef __m128 f4;
+inline f4 f4_fma(f4 a, f4 b, f4 c) { return _mm_fmadd_ps(a, b, c); }
+
 // Sums of four vectors of eight floats, each in the order ((0 1)(2 3))((4 5)(6 7)).
-inline void sum4_of8(__m256 a, __m256 b, __m256 c, __m256 d, float *out) {
+inline f4 sum4_of8(__m256 a, __m256 b, __m256 c, __m256 d) {
   const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+  return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
 }
-inline void sum4_of8(__m256i a, __m256i b, __m256i c, __m256i d, int32_t *out) {
+inline f4 sum4_of8(__m256i a, __m256i b, __m256i c, __m256i d) {
   const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-  _mm_storeu_si128(reinterpret_cast<__m128i *>(out), _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1)));
+  return _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1)));
 }
 
 inline void x_pack32(const int16_t *q, uint8_t *out) { std::memcpy(out, q, 64); }
@@ -73,19 +87,22 @@ inline vf f_load_s8(const int8_t *p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
 }
 inline __m256 fold(vf a) { return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)); }
-inline void f_sum4(vf a, vf b, vf c, vf d, float *out) { sum4_of8(fold(a), fold(b), fold(c), fold(d), out); }
+inline f4 f_sum4(vf a, vf b, vf c, vf d) { return sum4_of8(fold(a), fold(b), fold(c), fold(d)); }
 
-typedef __m512i W32;
+constexpr int kParts = 1;
+typedef __m512i WPart;
+typedef __m512i XPart;
 typedef __m512i IAcc;
-inline W32 w_load_q8(const int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
-inline W32 w_load_q4(const uint8_t *p) {
+inline WPart w_part_q8(const int8_t *p, int) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
+inline void w_parts_q4(const uint8_t *p, WPart *w) {
   const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
   const __m256i low = _mm256_and_si256(bytes, _mm256_set1_epi16(15)), high = _mm256_srli_epi16(bytes, 4);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  w[0] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
+inline XPart x_part(const uint8_t *p, int) { return _mm512_loadu_si512(p); }
 inline IAcc i_zero() { return _mm512_setzero_si512(); }
-inline IAcc i_dot(IAcc acc, W32 w, const uint8_t *x) {
-  const __m512i xv = _mm512_loadu_si512(x);
+inline IAcc i_product(WPart w, XPart x) { return _mm512_madd_epi16(w, x); }
+inline IAcc i_dot(IAcc acc, WPart w, XPart xv) {
 #if defined(__AVX512VNNI__)
   return _mm512_dpwssd_epi32(acc, w, xv);
 #else
@@ -94,7 +111,7 @@ inline IAcc i_dot(IAcc acc, W32 w, const uint8_t *x) {
 }
 inline vf i_float(IAcc a) { return _mm512_cvtepi32_ps(a); }
 inline __m256i fold(IAcc a) { return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1)); }
-inline void i_sum4(IAcc a, IAcc b, IAcc c, IAcc d, int32_t *out) { sum4_of8(fold(a), fold(b), fold(c), fold(d), out); }
+inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) { return sum4_of8(fold(a), fold(b), fold(c), fold(d)); }
 
 #elif defined(PANGU_SIMD_AVX2)
 
@@ -114,28 +131,30 @@ inline vf f_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128
 inline vf f_load_s8(const int8_t *p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
 }
-inline void f_sum4(vf a, vf b, vf c, vf d, float *out) { sum4_of8(a, b, c, d, out); }
+inline f4 f_sum4(vf a, vf b, vf c, vf d) { return sum4_of8(a, b, c, d); }
 
-struct W32 {
-  __m256i low, high;
-};
+constexpr int kParts = 2;
+typedef __m256i WPart;
+typedef __m256i XPart;
 typedef __m256i IAcc;
-inline W32 w_load_q8(const int8_t *p) {
-  const __m128i *q = reinterpret_cast<const __m128i *>(p);
-  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(q)), _mm256_cvtepi8_epi16(_mm_loadu_si128(q + 1))};
+inline WPart w_part_q8(const int8_t *p, int part) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p) + part));
 }
-inline W32 w_load_q4(const uint8_t *p) {
+inline void w_parts_q4(const uint8_t *p, WPart *w) {
   const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
-  return {_mm256_and_si256(bytes, _mm256_set1_epi16(15)), _mm256_srli_epi16(bytes, 4)};
+  w[0] = _mm256_and_si256(bytes, _mm256_set1_epi16(15));
+  w[1] = _mm256_srli_epi16(bytes, 4);
+}
+inline XPart x_part(const uint8_t *p, int part) {
+  XPart x = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p) + part);
+  PANGU_KEEP(x);
+  return x;
 }
 inline IAcc i_zero() { return _mm256_setzero_si256(); }
-inline IAcc i_dot(IAcc acc, W32 w, const uint8_t *x) {
-  const __m256i *q = reinterpret_cast<const __m256i *>(x);
-  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(w.low, _mm256_loadu_si256(q)));
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(w.high, _mm256_loadu_si256(q + 1)));
-}
+inline IAcc i_product(WPart w, XPart x) { return _mm256_madd_epi16(w, x); }
+inline IAcc i_dot(IAcc acc, WPart w, XPart x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
 inline vf i_float(IAcc a) { return _mm256_cvtepi32_ps(a); }
-inline void i_sum4(IAcc a, IAcc b, IAcc c, IAcc d, int32_t *out) { sum4_of8(a, b, c, d, out); }
+inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) { return sum4_of8(a, b, c, d); }
 
 #elif defined(PANGU_SIMD_NEON)
 
@@ -155,12 +174,16 @@ inline vf f_load_s8(const int8_t *p) {
   const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
   return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
 }
-inline void f_sum4(vf a, vf b, vf c, vf d, float *out) { vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d))); }
+typedef float32x4_t f4;
+inline f4 f4_fma(f4 a, f4 b, f4 c) { return vfmaq_f32(c, a, b); }
+inline f4 f_sum4(vf a, vf b, vf c, vf d) { return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)); }
 
 #if defined(__ARM_FEATURE_DOTPROD)
 // x = 256 * upper + lower, both int8: two dot products of bytes instead of eight multiplications of words.
-struct W32 {
-  int8x16_t low, high;
+constexpr int kParts = 2;
+typedef int8x16_t WPart;
+struct XPart {
+  int8x16_t upper, lower;
 };
 struct IAcc {
   int32x4_t upper, lower;
@@ -173,48 +196,43 @@ inline void x_pack32(const int16_t *q, uint8_t *out) {
     split[i + 32] = static_cast<int8_t>(q[i] - 256 * upper);
   }
 }
-inline W32 w_load_q8(const int8_t *p) { return {vld1q_s8(p), vld1q_s8(p + 16)}; }
-inline W32 w_load_q4(const uint8_t *p) {
+inline WPart w_part_q8(const int8_t *p, int part) { return vld1q_s8(p + 16 * part); }
+inline void w_parts_q4(const uint8_t *p, WPart *w) {
   const uint8x16_t bytes = vld1q_u8(p);
-  return {vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4))};
+  w[0] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
+  w[1] = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
+}
+inline XPart x_part(const uint8_t *p, int part) {
+  const int8_t *const bytes = reinterpret_cast<const int8_t *>(p) + 16 * part;
+  return {vld1q_s8(bytes), vld1q_s8(bytes + 32)};
 }
 inline IAcc i_zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
-inline IAcc i_dot(IAcc acc, W32 w, const uint8_t *x) {
-  const int8_t *const p = reinterpret_cast<const int8_t *>(x);
-  acc.upper = vdotq_s32(vdotq_s32(acc.upper, w.low, vld1q_s8(p)), w.high, vld1q_s8(p + 16));
-  acc.lower = vdotq_s32(vdotq_s32(acc.lower, w.low, vld1q_s8(p + 32)), w.high, vld1q_s8(p + 48));
-  return acc;
-}
+inline IAcc i_dot(IAcc acc, WPart w, XPart x) { return {vdotq_s32(acc.upper, w, x.upper), vdotq_s32(acc.lower, w, x.lower)}; }
+inline IAcc i_product(WPart w, XPart x) { return i_dot(i_zero(), w, x); }
 inline int32x4_t i_lanes(IAcc a) { return vaddq_s32(vshlq_n_s32(a.upper, 8), a.lower); }
 #else
-struct W32 {
-  int16x8_t part[4];
-};
+constexpr int kParts = 4;
+typedef int16x8_t WPart;
+typedef int16x8_t XPart;
 typedef int32x4_t IAcc;
 inline void x_pack32(const int16_t *q, uint8_t *out) { std::memcpy(out, q, 64); }
-inline W32 w_load_q8(const int8_t *p) {
-  const int8x16_t a = vld1q_s8(p), b = vld1q_s8(p + 16);
-  return {{vmovl_s8(vget_low_s8(a)), vmovl_s8(vget_high_s8(a)), vmovl_s8(vget_low_s8(b)), vmovl_s8(vget_high_s8(b))}};
-}
-inline W32 w_load_q4(const uint8_t *p) {
+inline WPart w_part_q8(const int8_t *p, int part) { return vmovl_s8(vld1_s8(p + 8 * part)); }
+inline void w_parts_q4(const uint8_t *p, WPart *w) {
   const uint8x16_t bytes = vld1q_u8(p);
   const int8x16_t a = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), b = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
-  return {{vmovl_s8(vget_low_s8(a)), vmovl_s8(vget_high_s8(a)), vmovl_s8(vget_low_s8(b)), vmovl_s8(vget_high_s8(b))}};
+  w[0] = vmovl_s8(vget_low_s8(a)), w[1] = vmovl_s8(vget_high_s8(a)), w[2] = vmovl_s8(vget_low_s8(b)), w[3] = vmovl_s8(vget_high_s8(b));
 }
+inline XPart x_part(const uint8_t *p, int part) { return vreinterpretq_s16_u8(vld1q_u8(p + 16 * part)); }
 inline IAcc i_zero() { return vdupq_n_s32(0); }
-inline IAcc i_dot(IAcc acc, W32 w, const uint8_t *x) {
-  for (int i = 0; i < 4; ++i) {
-    const int16x8_t xv = vreinterpretq_s16_u8(vld1q_u8(x + 16 * i));
-    acc = vmlal_s16(acc, vget_low_s16(w.part[i]), vget_low_s16(xv));
-    acc = vmlal_high_s16(acc, w.part[i], xv);
-  }
-  return acc;
+inline IAcc i_dot(IAcc acc, WPart w, XPart x) {
+  return vmlal_high_s16(vmlal_s16(acc, vget_low_s16(w), vget_low_s16(x)), w, x);
 }
+inline IAcc i_product(WPart w, XPart x) { return vmlal_high_s16(vmull_s16(vget_low_s16(w), vget_low_s16(x)), w, x); }
 inline int32x4_t i_lanes(IAcc a) { return a; }
 #endif
 inline vf i_float(IAcc a) { return vcvtq_f32_s32(i_lanes(a)); }
-inline void i_sum4(IAcc a, IAcc b, IAcc c, IAcc d, int32_t *out) {
-  vst1q_s32(out, vpaddq_s32(vpaddq_s32(i_lanes(a), i_lanes(b)), vpaddq_s32(i_lanes(c), i_lanes(d))));
+inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) {
+  return vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(i_lanes(a), i_lanes(b)), vpaddq_s32(i_lanes(c), i_lanes(d))));
 }
 
 #else // PANGU_SIMD_PORTABLE
@@ -223,7 +241,11 @@ constexpr int kFloats = 4; // the 128-bit vectors of any processor
 constexpr bool kManyRegisters = false;
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t IAcc __attribute__((vector_size(16)));
-struct W32 {
+constexpr int kParts = 1;
+struct WPart {
+  int16_t v[32];
+};
+struct XPart {
   int16_t v[32];
 };
 inline vf f_zero() { return vf{}; }
@@ -244,36 +266,36 @@ inline vf f_load_f16(const uint16_t *p) { return vf{f16_value(p[0]), f16_value(p
 inline vf f_load_s8(const int8_t *p) {
   return vf{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
 }
-inline void f_sum4(vf a, vf b, vf c, vf d, float *out) {
-  const vf v[4] = {a, b, c, d};
-  for (int i = 0; i < 4; ++i) out[i] = (v[i][0] + v[i][1]) + (v[i][2] + v[i][3]);
-}
+typedef vf f4;
+inline f4 f4_fma(f4 a, f4 b, f4 c) { return f_fma(a, b, c); }
+inline float total(vf v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+inline f4 f_sum4(vf a, vf b, vf c, vf d) { return f4{total(a), total(b), total(c), total(d)}; }
 inline void x_pack32(const int16_t *q, uint8_t *out) { std::memcpy(out, q, 64); }
-inline W32 w_load_q8(const int8_t *p) {
-  W32 w;
+inline WPart w_part_q8(const int8_t *p, int) {
+  WPart w;
   for (int i = 0; i < 32; ++i) w.v[i] = p[i];
   return w;
 }
-inline W32 w_load_q4(const uint8_t *p) {
-  W32 w;
-  for (int i = 0; i < 16; ++i) w.v[i] = p[i] & 15, w.v[i + 16] = p[i] >> 4;
-  return w;
+inline void w_parts_q4(const uint8_t *p, WPart *w) {
+  for (int i = 0; i < 16; ++i) w->v[i] = p[i] & 15, w->v[i + 16] = p[i] >> 4;
+}
+inline XPart x_part(const uint8_t *p, int) {
+  XPart x;
+  std::memcpy(x.v, p, sizeof x.v);
+  return x;
 }
 inline IAcc i_zero() { return IAcc{}; }
-inline IAcc i_dot(IAcc acc, const W32 &w, const uint8_t *x) {
-  int16_t q[32];
-  std::memcpy(q, x, 64);
+inline IAcc i_dot(IAcc acc, const WPart &w, const XPart &x) {
   for (int i = 0; i < 32; i += 4)
-    acc += IAcc{w.v[i] * q[i], w.v[i + 1] * q[i + 1], w.v[i + 2] * q[i + 2], w.v[i + 3] * q[i + 3]};
+    acc += IAcc{w.v[i] * x.v[i], w.v[i + 1] * x.v[i + 1], w.v[i + 2] * x.v[i + 2], w.v[i + 3] * x.v[i + 3]};
   return acc;
 }
+inline IAcc i_product(const WPart &w, const XPart &x) { return i_dot(i_zero(), w, x); }
 inline vf i_float(IAcc a) {
   return vf{static_cast<float>(a[0]), static_cast<float>(a[1]), static_cast<float>(a[2]), static_cast<float>(a[3])};
 }
-inline void i_sum4(IAcc a, IAcc b, IAcc c, IAcc d, int32_t *out) {
-  const IAcc v[4] = {a, b, c, d};
-  for (int i = 0; i < 4; ++i) out[i] = v[i][0] + v[i][1] + v[i][2] + v[i][3];
-}
+inline float total(IAcc v) { return static_cast<float>(v[0] + v[1] + v[2] + v[3]); }
+inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) { return f4{total(a), total(b), total(c), total(d)}; }
 
 #endif
 

@@ -19,6 +19,10 @@
 // best multiples of 16. y must not be written by two threads within one range.
 #pragma once
 
+#include "pangu_parallel.h"
+
+#include <utility>
+
 #include "pangu_quant.h"
 
 #include "pangu_gemm_simd.h"
