@@ -24,6 +24,7 @@ class ProgramSpec:
     inputs: (name, example tensor, symbolic dim name of axis 0 or None); states follow the inputs in the call, and the
     new states follow `outputs` in the result. aliases: parameter FQN in `module` -> canonical checkpoint name.
     cached: owner of append caches -> the rows that these hold, as an expression in the dims; S where it is not listed.
+    limits: dims that are never larger in a call of this program.
     """
 
     name: str
@@ -34,3 +35,4 @@ class ProgramSpec:
     aliases: dict[str, str]
     role: str = "lm"
     cached: dict[int, str] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)

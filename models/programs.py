@@ -465,14 +465,19 @@ def program_spec(name: str, module: Step | Draft, config: OpenPanguConfig, devic
 
 
 def build_programs(config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCausalLM | None = None) -> list[ProgramSpec]:
-    """The programs of a model, weights on the meta device unless `lm` (perhaps a user's edited reference) is given."""
+    """The programs of a model, `speculate` last: it calls the others' layers.
+
+    Weights are on the meta device unless `lm` (perhaps a user's edited reference) is given.
+    """
+    from .speculate import speculate_spec  # built from the programs here
+
     if lm is None:
         with torch.device("meta"):
             lm = OpenPanguForCausalLM(config)
     lm = lm.eval()
     device = next(lm.parameters()).device.type
-    specs = [program_spec("step", Step(lm, config), config, device)]
-    if mtp:
-        for head in range(1, config.num_nextn_predict_layers + 1):
-            specs.append(program_spec(f"draft_{head}", Draft(lm, config, head), config, device))
-    return specs
+    step = Step(lm, config)
+    drafts = [Draft(lm, config, head) for head in range(1, config.num_nextn_predict_layers + 1)] if mtp else []
+    specs = [program_spec("step", step, config, device)]
+    specs += [program_spec(f"draft_{draft.head}", draft, config, device) for draft in drafts]
+    return [*specs, speculate_spec(step, drafts, config, device)] if drafts else specs

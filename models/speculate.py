@@ -118,4 +118,6 @@ def speculate_spec(step: Step, drafts: Sequence[Draft], config: OpenPanguConfig,
     # A head's append caches hold its rows before N - T: that many of its own count.
     cached = {j: f"S - T - {j - 1}" for j in range(1, heads + 1)}
     states = tuple(spec for group in module.specs for spec in group)
-    return ProgramSpec("speculate", module, tuple(inputs), states, tuple(outputs), canonical_names(module, step.lm), cached=cached)
+    limits = {"T": heads + 1}  # what a step leaves behind
+    names = canonical_names(module, step.lm)
+    return ProgramSpec("speculate", module, tuple(inputs), states, tuple(outputs), names, cached=cached, limits=limits)

@@ -124,12 +124,16 @@ class StateInfo:
 
 @dataclass
 class Program:
-    """An entry point. `dims`: its symbols in ABI order; new states come back as outputs of kind `state`."""
+    """An entry point. `dims`: its symbols in ABI order; new states come back as outputs of kind `state`.
+
+    `limits`: the largest sizes of symbols that it is called with, where they are less than the module's.
+    """
 
     graph: Graph
     params: list[Role]
     outputs: list[Role]
     dims: tuple[str, ...]
+    limits: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -6,7 +6,6 @@ Sizes are numbers where they are known; T, S and M stay run-time values. The are
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,6 @@ from pangu_compile.ir import (
     Program,
     Role,
     StateInfo,
-    TensorType,
     Value,
     evaluate_dim,
     run_graph,
@@ -58,10 +56,11 @@ class PlannedWeight:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * DType(self.dtype).nbytes
+        """Bytes in weights.safetensors, scales included."""
+        return int(TensorType(DType(self.dtype), self.shape).nbytes)
 
     def compute(self, read: ReadWeight) -> np.ndarray:
-        """The array, C-contiguous in the planned dtype; `read` gives parameters by canonical name."""
+        """The array, C-contiguous; `read` gives parameters by canonical name. bf16, q8 and q4: float32, to be packed."""
         if self.constant is not None:
             array = self.constant
         elif self.folded is not None:
@@ -140,9 +139,6 @@ class Planner:
         self.functions: dict[str, FunctionPlan] = {}
         self.state_results: dict[str, dict[int, int]] = {}
 
-    def bytes_of(self, type_: TensorType) -> int:
-        return evaluate_dim(type_.nbytes, self.sizes)
-
     def run(self) -> tuple[dict[str, FunctionPlan], dict[str, ProgramPlan]]:
         self._find_function_states()
         for name in self.module.functions:
@@ -173,7 +169,7 @@ class Planner:
             calls.add_edges_from((name, node.attrs["function"]) for node in graph.nodes if node.op == "call")
         return list(nx.topological_sort(calls))
 
-    def _function(self, name: str, graph: Graph, scheduler: Scheduler) -> FunctionPlan:
+    def _function(self, name: str, graph: Graph, scheduler: Scheduler, sizes: dict[str, int]) -> FunctionPlan:
         schedule = scheduler.run()
         places: dict[Value, tuple[str, int]] = {p: ("in", i) for i, p in enumerate(graph.params)}
         index = {p: i for i, p in enumerate(graph.params)}
@@ -187,30 +183,30 @@ class Planner:
                 copies.append((value, j))
             else:
                 places[value] = ("out", j)
-        slots, by_name = self._slots(schedule, places)
-        scratch = self._scratch(schedule, lambda callee: callee.frame_bytes)
+        slots, by_name = self._slots(schedule, places, sizes)
+        scratch = self._scratch(schedule, lambda callee: callee.frame_bytes, sizes)
         offsets, size = place([*slots, *scratch.values()])
         places.update({value: ("frame", offsets[n]) for n, value in by_name.items()})
         workspaces = {node: (offsets[slot.name], offsets[slot.name] + slot.nbytes) for node, slot in scratch.items()}
-        live = largest_live([*slots, *self._scratch(schedule, lambda callee: callee.live_bytes).values()])
+        live = largest_live([*slots, *self._scratch(schedule, lambda callee: callee.live_bytes, sizes).values()])
         return FunctionPlan(name, graph, schedule, places, size, live, workspaces, copies)
 
-    def _scratch(self, schedule: Schedule, callee_bytes: Callable[[FunctionPlan], int]) -> dict[Node, Slot]:
+    def _scratch(self, schedule: Schedule, callee_bytes: Callable[[FunctionPlan], int], sizes: dict[str, int]) -> dict[Node, Slot]:
         """Memory that one kernel alone uses: its workspace, or the frame of the function that it calls."""
         slots = {}
         for i, kernel in enumerate(schedule.kernels):
-            nbytes = evaluate_dim(kernel.workspace, self.sizes)
+            nbytes = evaluate_dim(kernel.workspace, sizes)
             if kernel.kind == "call":
-                self._check_sizes(kernel.root)
+                self._check_sizes(kernel.root, sizes)
                 nbytes = callee_bytes(self._callee(kernel.root.attrs["function"]))
             if nbytes:
                 slots[kernel.root] = Slot(f"w{i}", nbytes, i, i)
         return slots
 
-    def _check_sizes(self, call: Node) -> None:
+    def _check_sizes(self, call: Node, sizes: dict[str, int]) -> None:
         """A callee is laid out once, for the module's largest sizes. S only says where rows begin in a cache of fixed size."""
         for name, bound in call.dims.items():
-            size = evaluate_dim(bound, self.sizes)
+            size = evaluate_dim(bound, sizes)
             if name != "S" and size > self.sizes[name]:
                 raise IRError(f"plan: {call.attrs['function']} is called with {name} = {size}, laid out for {self.sizes[name]}")
 
@@ -223,10 +219,12 @@ class Planner:
                 for i, j in self.state_results.get(name, {}).items()
                 if self._callee_updates(graph.outputs[j])
             }
-            self.functions[name] = self._function(name, graph, Scheduler(graph, states))
+            self.functions[name] = self._function(name, graph, Scheduler(graph, states), self.sizes)
         return self.functions[name]
 
-    def _slots(self, schedule: Schedule, places: dict[Value, tuple[str, int]]) -> tuple[list[Slot], dict[str, Value]]:
+    def _slots(
+        self, schedule: Schedule, places: dict[Value, tuple[str, int]], sizes: dict[str, int]
+    ) -> tuple[list[Slot], dict[str, Value]]:
         first: dict[Value, int] = {}
         last: dict[Value, int] = {}
         for i, kernel in enumerate(schedule.kernels):
@@ -236,7 +234,7 @@ class Planner:
             for v in kernel.reads:
                 last[v] = i
         by_name = {f"b{k}": v for k, v in enumerate(v for v in first if v not in places)}
-        slots = [Slot(n, self.bytes_of(v.type), first[v], last[v]) for n, v in by_name.items()]
+        slots = [Slot(n, evaluate_dim(v.type.nbytes, sizes), first[v], last[v]) for n, v in by_name.items()]
         return slots, by_name
 
     def _program(self, name: str, program: Program) -> ProgramPlan:
@@ -246,7 +244,7 @@ class Planner:
         for role, param in zip(program.params, graph.params, strict=True):
             if role.kind == "state" and self._callee_updates(results[role.key]):
                 states[param] = results[role.key]
-        plan = self._function(name, graph, Scheduler(graph, states))
+        plan = self._function(name, graph, Scheduler(graph, states), {**self.sizes, **program.limits})
         return ProgramPlan(plan, program.params, program.outputs, program.dims)
 
     def _callee_updates(self, result: Value) -> bool:
@@ -291,12 +289,18 @@ def _sizes(options: PlanOptions, chunk: int) -> dict[str, int]:
     return {"T": chunk, "M": chunk, "S": options.max_context, **options.max_dims}
 
 
+def _shortest_chunk(module: Module) -> int:
+    """Tokens that a program of limited size runs its functions on: a chunk must hold as many."""
+    calls = [(n, p.limits) for p in module.programs.values() if "T" in p.limits for n in p.graph.nodes if n.op == "call"]
+    return max([1, *(evaluate_dim(n.dims["T"], limits) for n, limits in calls if "T" in n.dims)])
+
+
 def make_plan(module: Module, options: PlanOptions | None = None) -> Plan:
     """Plan a module. IRError where the plan would be inconsistent (overlapping buffers, unknown sizes)."""
     options = options or PlanOptions()
     chunks = [options.max_chunk] if options.max_chunk else [c for c in (512, 256, 128, 64, 32, 16, 8)]
     for chunk in chunks:
-        chunk = max(1, min(chunk, options.max_context))
+        chunk = max(_shortest_chunk(module), min(chunk, options.max_context))
         planner = Planner(module, _sizes(options, chunk))
         functions, programs = planner.run()
         if max(p.arena_bytes for p in programs.values()) <= options.arena_budget:

@@ -98,6 +98,7 @@ def trace_programs(specs: Sequence[ProgramSpec]) -> Module:
             exported = _export(spec.module, args, _shapes(axes), spec.name)
         outlines = Outlines(spec.module, record.paths, spec.aliases, known, result)
         _import(result, spec.name, exported, params, outputs, axes, spec.aliases, ("T", "S", "M"), outlines, sizes=sizes)
+        result.programs[spec.name].limits = dict(spec.limits)
         for s in spec.states:
             result.states[s.name] = StateInfo(s.name, "f32", s.width, s.rows, s.owner)
     _verify(result)

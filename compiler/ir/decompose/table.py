@@ -105,7 +105,8 @@ def drop_unread(graph: Graph) -> None:
 def decompose(module: Module, ops: Collection[str] | None = None) -> Module:
     """A module of copied graphs with the operators in `ops` (default: all that have a decomposition) decomposed."""
     programs = {
-        name: Program(decompose_graph(p.graph, ops), list(p.params), list(p.outputs), p.dims) for name, p in module.programs.items()
+        name: Program(decompose_graph(p.graph, ops), list(p.params), list(p.outputs), p.dims, dict(p.limits))
+        for name, p in module.programs.items()
     }
     functions = {name: decompose_graph(g, ops) for name, g in module.functions.items()}
     return Module(
