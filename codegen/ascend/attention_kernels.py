@@ -20,7 +20,7 @@ MODES = {"swa": "sliding-window", "dense": "dense", "dsa": "sparse"}
 
 @dataclass(frozen=True)
 class CubeBudget:
-    """Bytes of one slot of each cube buffer, and the sums per memory (double buffers counted twice)."""
+    """Bytes of one slot of each cube buffer, and the sums per memory. Operands are double buffered, others as said."""
 
     query: int
     weight: int
@@ -29,10 +29,12 @@ class CubeBudget:
     right: int
     score: int
     value: int
+    query_depth: int = 1
+    score_depth: int = 1
 
     @property
     def l1(self) -> int:
-        return self.query + 2 * self.weight + 2 * self.key
+        return self.query_depth * self.query + 2 * self.weight + 2 * self.key
 
     @property
     def l0a(self) -> int:
@@ -44,7 +46,7 @@ class CubeBudget:
 
     @property
     def l0c(self) -> int:
-        return self.score + self.value
+        return self.score_depth * self.score + self.value
 
 
 def _budget(rows: int, width: int, latent: int) -> CubeBudget:

@@ -86,6 +86,34 @@ __aicore__ inline bool merge_tree(const LocalTensor<float>& a, const LocalTensor
     }
 }
 
+// Sorts kLists sorted lists of kLength pairs, which follow one another, completely. The result is in `a` (false) or `b` (true);
+// kLists is a power of 4 or twice one. One instruction merges all groups of four of a level, its repeats.
+template <uint32_t kLists, uint32_t kLength>
+__aicore__ inline bool sort_lists(const LocalTensor<float>& a, const LocalTensor<float>& b) {
+    if constexpr (kLists == 1) {
+        return false;
+    } else if constexpr (kLists == 2) {
+        merge_lists(b, a, 2, kLength, kLength, kLength);
+        barrier();
+        return true;
+    } else {
+        static_assert(kLists % 4 == 0, "not a power of 4, nor twice one");
+        AscendC::MrgSort4Info info;
+        for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = uint16_t(kLength);
+        info.ifExhaustedSuspension = false;
+        info.validBit = 15;
+        info.repeatTimes = uint16_t(kLists / 4);
+        AscendC::MrgSortSrcList<float> lists;
+        lists.src1 = a;
+        lists.src2 = a[kPair * kLength];
+        lists.src3 = a[kPair * 2 * kLength];
+        lists.src4 = a[kPair * 3 * kLength];
+        AscendC::MrgSort(b, lists, info);
+        barrier();
+        return !sort_lists<kLists / 4, 4 * kLength>(b, a);
+    }
+}
+
 // Takes the indices out of pairs: rows of `kKeep` pairs, `pitch` pairs apart, become rows of kKeep indices without gaps.
 __aicore__ inline void pair_indices(const LocalTensor<uint32_t>& dst, const LocalTensor<float>& pairs, uint32_t rows, uint32_t keep,
                                     uint32_t pitch) {
