@@ -17,6 +17,8 @@ inline void relax() {
 }
 
 constexpr int kSpins = 4000;
+constexpr int64_t kRangesPerThread = 4;
+constexpr uint64_t kTaken = 0xFFFFFFFFu; // the lower half of `open_`
 
 } // namespace
 
@@ -37,33 +39,41 @@ void pangu_pool::join() {
   {
     std::lock_guard<std::mutex> hold(sleep_);
     stop_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
   for (std::thread &worker : workers_) worker.join();
 }
 
-void pangu_pool::run_range(int worker) {
-  // Equal contiguous shares in multiples of the grain: which thread computes what never depends on timing.
-  const int64_t grains = (n_ + grain_ - 1) / grain_;
-  const int64_t begin = grains * worker / threads_ * grain_;
-  const int64_t end = std::min(n_, grains * (worker + 1) / threads_ * grain_);
+// Takes one range of the current job and computes it; false where there is none.
+bool pangu_pool::take(int worker) {
+  uint64_t open = open_.load(std::memory_order_acquire);
+  do {
+    if ((open & kTaken) == 0) return false;
+  } while (!open_.compare_exchange_weak(open, open - 1, std::memory_order_acq_rel, std::memory_order_acquire));
+  const int64_t grains = (n_ + grain_ - 1) / grain_, i = ranges_ - static_cast<int64_t>(open & kTaken);
+  const int64_t begin = grains * i / ranges_ * grain_, end = std::min(n_, grains * (i + 1) / ranges_ * grain_);
   if (begin < end) body_(arg_, begin, end, worker);
+  done_.fetch_add(1, std::memory_order_release);
+  return true;
 }
 
 void pangu_pool::work(int worker) {
-  uint64_t seen = 0;
-  for (;;) {
-    int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == seen && spins < kSpins) relax(), ++spins;
-    if (generation_.load(std::memory_order_acquire) == seen) {
-      std::unique_lock<std::mutex> hold(sleep_);
-      wake_.wait(hold, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+  for (int spins = 0;;) {
+    if (take(worker)) {
+      spins = 0;
+      continue;
     }
-    seen = generation_.load(std::memory_order_acquire);
+    if (++spins < kSpins) {
+      relax();
+      continue;
+    }
+    std::unique_lock<std::mutex> hold(sleep_);
+    sleepers_.fetch_add(1);
+    // open_ is looked at after the sleeper is counted, and the caller looks for sleepers after it has opened a job.
+    wake_.wait(hold, [&] { return stop_ || (open_.load() & kTaken) != 0; });
+    sleepers_.fetch_sub(1);
     if (stop_) return;
-    run_range(worker);
-    pending_.fetch_sub(1, std::memory_order_acq_rel);
+    spins = 0;
   }
 }
 
@@ -72,14 +82,16 @@ void pangu_pool::run(int64_t n, int64_t grain, void (*body)(void *, int64_t, int
   grain = std::max<int64_t>(1, grain);
   if (threads_ == 1 || n <= grain) return body(arg, 0, n, 0);
   n_ = n, grain_ = grain, body_ = body, arg_ = arg;
-  pending_.store(threads_ - 1, std::memory_order_relaxed);
-  {
-    std::lock_guard<std::mutex> hold(sleep_);
-    generation_.fetch_add(1, std::memory_order_release);
+  ranges_ = std::min<int64_t>((n + grain - 1) / grain, kRangesPerThread * threads_);
+  done_.store(0, std::memory_order_relaxed);
+  open_.store(((open_.load(std::memory_order_relaxed) >> 32) + 1) << 32 | static_cast<uint64_t>(ranges_));
+  if (sleepers_.load() > 0) {
+    { std::lock_guard<std::mutex> hold(sleep_); }
+    wake_.notify_all();
   }
-  wake_.notify_all();
-  run_range(0);
-  for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins)
+  while (take(0)) {
+  }
+  for (int spins = 0; done_.load(std::memory_order_acquire) != ranges_; ++spins)
     spins < kSpins ? relax() : std::this_thread::yield();
 }
 
