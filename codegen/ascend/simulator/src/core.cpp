@@ -55,6 +55,7 @@ void Core::reset(Launch* owner, int new_index, int new_block, int new_sub_block)
     buffers.clear();
     issued = {};
     clock = {};
+    completed = {};
     for (auto& event : flags)
         for (Flag& flag : event) flag.set = false;
     occupied_events = {};
@@ -72,12 +73,16 @@ void Core::reset(Launch* owner, int new_index, int new_block, int new_sub_block)
     atomic_type = -1;
     pad_value_set = false;
     deq_scale = 1.0;
+    fixpipe_matrices = {1, 0, 0};
+    fixpipe_scale = 0;
 }
 
-std::string Core::name() const {
-    return "kernel '" + launch->kernel + "', " + (kind == CoreKind::AIC ? "AIC " : "AIV ") +
-           std::to_string(kind == CoreKind::AIC ? block : block * launch->kind.aiv_per_block + sub_block);
+std::string Core::label() const {
+    if (kind == CoreKind::AIC) return "AIC " + std::to_string(block);
+    return "AIV " + std::to_string(block * launch->kind.aiv_per_block + sub_block);
 }
+
+std::string Core::name() const { return "kernel '" + launch->kernel + "', " + label(); }
 
 bool Core::ordered(const Access& earlier, Pipe now, bool in_order) const {
     if (earlier.core == kSeveralCores) return barrier_generation > earlier.epoch;
@@ -95,6 +100,7 @@ Clock Core::finished(Pipe of) const {
     Clock result = clock[int(of)];
     result.join(clock[int(Pipe::S)]);
     result.own[int(of)] = issued[int(of)];
+    result.time = std::max(result.time, completed[int(of)]);
     return result;
 }
 
@@ -115,6 +121,7 @@ Clock Core::exported(const Clock& from) const {
 
 void Core::barrier(Pipe of) {
     clock[int(of)].own[int(of)] = issued[int(of)];
+    clock[int(of)].time = std::max(clock[int(of)].time, completed[int(of)]);
 }
 
 void Core::barrier_all() {

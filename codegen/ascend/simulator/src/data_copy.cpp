@@ -3,6 +3,11 @@
 namespace sim {
 namespace {
 
+// Cycles of a copy from or to global memory: every block pays at least its own request.
+double copy_cycles(const Blocks& blocks, uint32_t rate) {
+    return double(blocks.count) * std::max(double(blocks.bytes) / rate, kBlockCycles);
+}
+
 template <typename T>
 void combine(uint8_t* to, const uint8_t* from, uint64_t bytes, int op) {
     for (uint64_t i = 0; i < bytes / sizeof(T); ++i) {
@@ -51,7 +56,7 @@ void check_element_alignment(Instruction& instruction, const GlobalView& view, u
 
 void copy_in(Instruction& instruction, const LocalView& dst, const GlobalView& src, const Blocks& blocks) {
     check_copy(instruction, dst, blocks);
-    instruction.cost(double(blocks.count * blocks.bytes) / platform().ddr_read_rate, blocks.count * blocks.bytes);
+    instruction.cost(copy_cycles(blocks, platform().ddr_read_rate), blocks.count * blocks.bytes);
     for (uint64_t block = 0; block < blocks.count && blocks.bytes > 0; ++block) {
         const uint8_t* from = instruction.read(src, block * blocks.global_step, blocks.bytes);
         std::memcpy(instruction.write(dst, block * blocks.local_step, blocks.bytes, 32), from, blocks.bytes);
@@ -60,7 +65,7 @@ void copy_in(Instruction& instruction, const LocalView& dst, const GlobalView& s
 
 void copy_out(Instruction& instruction, const GlobalView& dst, const LocalView& src, const Blocks& blocks) {
     check_copy(instruction, src, blocks);
-    instruction.cost(double(blocks.count * blocks.bytes) / platform().ddr_write_rate, blocks.count * blocks.bytes);
+    instruction.cost(copy_cycles(blocks, platform().ddr_write_rate), blocks.count * blocks.bytes);
     for (uint64_t block = 0; block < blocks.count && blocks.bytes > 0; ++block) {
         const uint8_t* from = instruction.read(src, block * blocks.local_step, blocks.bytes, 32);
         store_global(instruction.write(dst, block * blocks.global_step, blocks.bytes), from, blocks.bytes);
@@ -70,7 +75,7 @@ void copy_out(Instruction& instruction, const GlobalView& dst, const LocalView& 
 void copy_in_padded(Instruction& instruction, const LocalView& dst, const GlobalView& src, const Blocks& blocks, uint32_t left,
                     uint32_t right, const uint8_t* fill, uint32_t element) {
     check_copy(instruction, dst, blocks);
-    instruction.cost(double(blocks.count * blocks.bytes) / platform().ddr_read_rate, blocks.count * blocks.bytes);
+    instruction.cost(copy_cycles(blocks, platform().ddr_read_rate), blocks.count * blocks.bytes);
     const uint64_t padded = (blocks.bytes + left + right + 31) / 32 * 32;
     // Without padding asked for, the rest of the last 32 bytes is written, but not with anything to rely on.
     const bool filled = fill != nullptr && left + right > 0;

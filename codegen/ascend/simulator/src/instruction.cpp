@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 #include "launch_state.h"
 #include "sim/cost.h"
@@ -46,14 +47,18 @@ Instruction::Instruction(const char* name, Pipe pipe, Site site)
 }
 
 Instruction::~Instruction() {
-    static const double heads[kPipes] = {0, kVectorHead, kCubeHead, kLocalCopyHead, kGlobalCopyHead, kGlobalCopyHead,
-                                         kGlobalCopyHead};
+    // Cycles a pipe cannot take its next instruction, and cycles until the result is there, by pipe.
+    static const double occupied[kPipes] = {0, kVectorIssue, kCubeIssue, kLocalCopyIssue, kGlobalCopyIssue, kGlobalCopyIssue,
+                                            kGlobalCopyIssue};
+    static const double latency[kPipes] = {0, kVectorLatency, kCubeLatency, kLocalCopyLatency, kGlobalCopyLatency,
+                                           kGlobalCopyLatency, kGlobalCopyLatency};
     PipeStatistics& statistics = core_.statistics[int(pipe_)];
-    const double cycles = cycles_ + heads[int(pipe_)];
+    const double cycles = cycles_ + occupied[int(pipe_)];
     ++statistics.instructions;
     statistics.bytes += bytes_;
     statistics.busy_cycles += cycles;
     core_.clock[int(pipe_)].time = start_ + cycles;
+    core_.completed[int(pipe_)] = std::max(core_.completed[int(pipe_)], start_ + cycles + latency[int(pipe_)]);
 }
 
 void Instruction::cost(double cycles, uint64_t bytes) {
@@ -102,7 +107,7 @@ void Instruction::race(const Access& earlier, AccessKind kind, const std::string
                              ", which " + record.instruction + " at " + record.site.text() +
                              (earlier.kind == AccessKind::Read ? " reads" : " writes");
     if (earlier.core != core_.index) {
-        const std::string who = earlier.core == kSeveralCores ? "on several cores" : "on core " + std::to_string(earlier.core);
+        const std::string who = earlier.core == kSeveralCores ? "on several cores" : "on " + core_.launch->cores[earlier.core]->label();
         sim::fail(Fault::CrossCoreRace, site_, name_,
                   what + " " + who + ": order them with CrossCoreSetFlag/CrossCoreWaitFlag or SyncAll, or use atomics");
     }
@@ -190,8 +195,12 @@ uint8_t* Instruction::write_any(const LocalView& view, uint64_t offset, uint64_t
     uint8_t* address = write(view, offset, bytes, align);
     Shadow& shadow = core_.shadow[int(view.buffer->space)];
     const uint64_t begin = view.address + offset;
-    for (uint64_t byte = 0; byte < bytes; ++byte)
-        if (!initialised[byte]) shadow.set_initialised(begin + byte, begin + byte + 1, false);
+    const auto next = [&](uint64_t from) {
+        const void* found = std::memchr(initialised + from, 0, bytes - from);
+        return found ? uint64_t(static_cast<const uint8_t*>(found) - initialised) : bytes;
+    };
+    for (uint64_t byte = next(0); byte < bytes; byte = next(byte + 1))
+        shadow.set_initialised(begin + byte, begin + byte + 1, false);
     return address;
 }
 

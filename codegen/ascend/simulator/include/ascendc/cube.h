@@ -239,6 +239,36 @@ void Fixpipe(const LocalTensor<DstT>& dst, const LocalTensor<SrcT>& src, const F
     sim::fixpipe_to_l1<DstT, SrcT>(dst.view(), src.view(), nullptr, p, config.format, site);
 }
 
+// What SetFixpipeNz2ndFlag and SetFixpipePreQuantFlag leave for the next copies out of L0C.
+inline void SetFixpipeNz2ndFlag(uint16_t ndNum, uint16_t srcNdStride, uint16_t dstNdStride) {
+    sim::core().fixpipe_matrices = {ndNum, srcNdStride, dstNdStride};
+}
+inline void SetFixpipePreQuantFlag(uint64_t config) { sim::core().fixpipe_scale = config; }
+
+template <typename T, typename U>
+void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<U>& src, const DataCopyCO12DstParams& p,
+              sim::Site site = sim::Site::here()) {
+    const sim::Core& unit = sim::core();
+    FixpipeParamsV220 fixpipe(p.nSize, p.mSize, p.srcStride, p.dstStride, p.reluPre != 0, p.quantPre, int64_t(unit.fixpipe_scale),
+                              unit.fixpipe_matrices[0], unit.fixpipe_matrices[1], unit.fixpipe_matrices[2], p.unitFlag,
+                              p.channelSplit);
+    sim::fixpipe_out<T, U>(dst.view(), src.view(), nullptr, fixpipe, p.nz2ndEn ? CO2Layout::ROW_MAJOR : CO2Layout::NZ, site);
+}
+
+// Fills blocks of 32 bytes of L1, or of 512 bytes of L0A or L0B, with a value.
+template <typename T>
+void InitConstValue(const LocalTensor<T>& dst, const InitConstValueParams<PrimT<T>>& p, sim::Site site = sim::Site::here()) {
+    const bool l1 = dst.view().buffer && dst.view().buffer->space == sim::Space::L1;
+    sim::Instruction instruction("InitConstValue", l1 ? sim::Pipe::MTE2 : sim::Pipe::MTE1, site);
+    instruction.in_space(dst.view(), {sim::Space::L1, sim::Space::L0A, sim::Space::L0B}, "dst");
+    const uint64_t block = l1 ? 32 : 512, bytes = p.blockNum * block;
+    instruction.cost(double(p.repeatTimes) * double(bytes) / sim::kLoadABytes, p.repeatTimes * bytes);
+    for (uint64_t repeat = 0; repeat < p.repeatTimes && bytes > 0; ++repeat) {
+        uint8_t* to = instruction.write(dst.view(), repeat * (bytes + p.dstGap * block), bytes, uint32_t(block));
+        for (uint64_t i = 0; i < bytes / sizeof(PrimT<T>); ++i) sim::store(to, i, p.initValue);
+    }
+}
+
 inline void SetHF32Mode(bool) {}
 inline void SetHF32TransMode(bool) {}
 inline void SetMMLayoutTransform(bool) {}

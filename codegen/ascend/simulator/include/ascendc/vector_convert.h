@@ -226,4 +226,22 @@ void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarV
     detail::axpy(sim::operand(dst, lanes), sim::operand(src, lanes), scalarValue, sim::count_of(lanes, uint64_t(calCount)), site);
 }
 
+// The scalar unit's own instructions.
+template <int countValue>
+int64_t ScalarGetCountOfValue(uint64_t valueIn) {
+    static_assert(countValue == 0 || countValue == 1, "counts zeros or ones");
+    return __builtin_popcountll(countValue == 1 ? valueIn : ~valueIn);
+}
+inline int64_t ScalarCountLeadingZero(uint64_t valueIn) { return valueIn == 0 ? 64 : __builtin_clzll(valueIn); }
+template <int countValue>
+int64_t ScalarGetSFFValue(uint64_t valueIn) {
+    const uint64_t bits = countValue == 1 ? valueIn : ~valueIn;
+    return bits == 0 ? -1 : __builtin_ctzll(bits);
+}
+template <typename srcT, typename dstT, RoundMode roundMode>
+dstT ScalarCast(srcT valueIn) {
+    static_assert(std::is_same_v<srcT, float> && sim::one_of<dstT, half, int32_t>, "ScalarCast takes float to half or int32_t");
+    return sim::convert<dstT>(valueIn, roundMode);
+}
+
 }  // namespace AscendC

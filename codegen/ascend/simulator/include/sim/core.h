@@ -101,6 +101,7 @@ public:
     // Order.
     PipeCounts issued{};
     std::array<Clock, kPipes> clock;
+    std::array<double, kPipes> completed{};  // when the last result of a pipe is there; the pipe itself goes on before
     std::array<std::array<Flag, 8>, 64> flags;  // [event][id]
     std::array<uint8_t, 64> occupied_events{};
     std::array<std::deque<Clock>, 16> cross_flags;
@@ -123,11 +124,13 @@ public:
     uint64_t gather_mask_remaining = 0;
     std::array<uint16_t, 4> merge_sorted{};
     uint64_t reduce_result[2] = {0, 0};
+    std::array<uint16_t, 3> fixpipe_matrices{1, 0, 0};  // number, source stride, target stride
+    uint64_t fixpipe_scale = 0;
 
     uint8_t* bytes(Space space) { return memory[int(space)].data(); }
     uint32_t size(Space space) const { return uint32_t(memory[int(space)].size()); }
-    // "kernel 'k', AIV 3"
-    std::string name() const;
+    std::string label() const;  // "AIV 3"
+    std::string name() const;   // "kernel 'k', AIV 3"
     bool ordered(const Access& earlier, Pipe pipe, bool in_order) const;
 
     void set_flag(int event, Pipe from, Pipe to, int id, Site site);
@@ -177,7 +180,7 @@ public:
     }
     [[noreturn]] void fail(Fault fault, const std::string& message, const LocalView* view = nullptr) const;
 
-    // Cycles on the pipe, without the head that every instruction of the pipe pays; bytes moved or computed on.
+    // Cycles that keep the pipe from its next instruction, besides the pipe's own (cost.h); bytes moved or computed on.
     void cost(double cycles, uint64_t bytes);
     // The pipe itself keeps the order with its earlier instructions (large Mmads into one accumulator).
     void keep_pipe_order() { in_order_ = true; }

@@ -9,7 +9,9 @@
 // time of its slowest core, with ceil(blocks / cores) waves, or the time its global memory traffic takes at the HBM peak,
 // whichever is longer; plus kLaunchSeconds.
 //
-// Heads (cycles that an instruction pays besides its throughput) are our assumptions, as the tables leave them out.
+// Two numbers per kind of instruction are our assumptions, as the tables leave them out: how long it keeps its pipe besides
+// its throughput, and how long after that its result takes to arrive. Flags, barriers and queues wait for the latter; the
+// pipe's next instruction does not.
 // Not modelled: L2 hits (traffic counts once per copy), bank conflicts in UB, instruction cache misses.
 #pragma once
 
@@ -18,10 +20,11 @@ namespace sim {
 constexpr double kIssueCycles = 1;      // the scalar unit, per instruction it hands to another pipe
 constexpr double kScalarCycles = 1;     // per simulated scalar access to a register or UB
 constexpr double kScalarGmCycles = 100; // a scalar access to global memory through the data cache
-constexpr double kVectorHead = 14;      // start of a vector instruction
-constexpr double kCubeHead = 20;        // start of a Mmad
-constexpr double kLocalCopyHead = 20;   // L1 to L0, L0C to L1
-constexpr double kGlobalCopyHead = 300; // a copy to or from global memory: latency of the first byte
+constexpr double kVectorIssue = 2, kVectorLatency = 16;
+constexpr double kCubeIssue = 4, kCubeLatency = 20;
+constexpr double kLocalCopyIssue = 4, kLocalCopyLatency = 24;       // L1 to L0
+constexpr double kGlobalCopyIssue = 16, kGlobalCopyLatency = 400;   // to and from global memory, Fixpipe
+constexpr double kBlockCycles = 4;      // a block of a strided copy, at least
 constexpr double kFlagCycles = 2;
 constexpr double kCrossCoreCycles = 200;
 constexpr double kLaunchSeconds = 3e-6;

@@ -21,8 +21,6 @@ struct Platform {
     uint32_t fb0_size = 2048;
     uint32_t ddr_read_rate = 32;
     uint32_t ddr_write_rate = 32;
-    uint32_t l1_to_l0_a_rate = 512;
-    uint32_t l1_to_l0_b_rate = 256;
     double hbm_bytes_per_second = 1.6e12;
 
     // Reads "key=value" lines, the keys being the fields above; keys that are not fields are skipped.
