@@ -23,6 +23,7 @@ from pangu_compile.ir import (
     Program,
     Role,
     StateInfo,
+    TensorType,
     Value,
     evaluate_dim,
     run_graph,
