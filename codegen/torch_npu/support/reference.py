@@ -73,7 +73,7 @@ def npu_moe_gating_top_k(
     expect(norm_type == 1 and group_count == 1 and k_group == 1 and input_ids is None, "only ungrouped sigmoid has a reference here")
     scores = torch.sigmoid(x.float())
     biased = scores if bias is None else scores + bias.float()
-    index = torch.sort(biased, -1, descending=True, stable=True).indices[:, :k]
+    index = torch.sort(biased, dim=-1, descending=True, stable=True).indices[:, :k]
     weight = scores.gather(-1, index)
     weight = weight / (weight.sum(-1, keepdim=True) + eps) * routed_scaling_factor
     return weight.to(x.dtype), index.to(torch.int32), scores if out_flag else x.new_empty(0, dtype=torch.float32)
@@ -143,7 +143,7 @@ def npu_lightning_indexer(
     scores = torch.einsum("th,ths->ts", weights[0].float(), dots)
     own = torch.arange(rows - tokens, rows)[:, None]
     scores = scores.masked_fill(torch.arange(rows)[None, :] > own, float("-inf"))
-    order = torch.sort(scores, -1, descending=True, stable=True).indices[:, :sparse_count]
+    order = torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :sparse_count]
     chosen = torch.full((tokens, sparse_count), -1, dtype=torch.int32)
     chosen[:, : order.shape[1]] = torch.where(order <= own, order, -1)
     return chosen[None, :, None, :], torch.empty(0, dtype=query.dtype)
