@@ -213,3 +213,36 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False) -> 
     )
     return tokens_kernel(name, "swiglu.cpp.jinja", "dense_ffn", arguments, width=width, pitch=pitch, out_pitch=out_pitch,
                          chunk=min(chunk, width), out_depth=depth, quantise=quantise, tile=tile, out_type=arguments[1].dtype)  # fmt: skip
+
+
+def residual(chip: Platform, name: str, *, channels: int, out_eps: float | None = None, block_eps: float | None = None,
+             norm_eps: float | None = None) -> Kernel:  # fmt: skip
+    """x[T, C] + norm(out) -> new_x, normed by block_norm where it has an epsilon; y is that under `norm`. bf16, weights f32."""
+    pitch = align(channels, 16)
+    norms = [n for n, eps in (("out_norm", out_eps), ("block_norm", block_eps), ("norm", norm_eps)) if eps is not None]
+    buffers = [
+        Buffer("in", 2 * pitch * BF16, depth=2), Buffer("result", pitch * BF16, depth=2), Buffer("sum", pitch * F32),
+        Buffer("branch", pitch * F32),
+    ]  # fmt: skip
+    if norms:
+        buffers += [Buffer("gamma", fixed=len(norms) * pitch * F32), Buffer("work", reduce_work(channels), fixed=32), FACTORS]
+    if out_eps is not None:
+        buffers.append(Buffer("square", pitch * F32))
+    arguments = (
+        Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("out", "bfloat16_t", f"tokens, {channels}"),
+        *(Argument(n, "float", f"{channels}") for n in norms), Argument("new_x", "bfloat16_t", f"tokens, {channels}", "out"),
+        *((Argument("y", "bfloat16_t", f"tokens, {channels}", "out"),) if norm_eps is not None else ()),
+    )  # fmt: skip
+    return tokens_kernel(name, "residual.cpp.jinja", "residual", arguments, channels=channels, pitch=pitch, norms=norms,
+                         out_norm=out_eps is not None, block_norm=block_eps is not None, norm=norm_eps is not None,
+                         out_eps=out_eps or 0.0, block_eps=block_eps or 0.0, norm_eps=norm_eps or 0.0,
+                         tile=ub_tile(name, chip, buffers))  # fmt: skip
+
+
+def ring_write(chip: Platform, name: str, *, channels: int, ring: int) -> Kernel:
+    """The last rows of x[T, C] bf16 into ring[R, C] bf16; runs after everything that reads the ring."""
+    pitch = align(channels, 16)
+    tile = ub_tile(name, chip, [Buffer("rows", pitch * BF16, depth=2)], 64)
+    arguments = (Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("ring", "bfloat16_t", f"{ring}, {channels}", "inout"))
+    return tokens_kernel(name, "ring_write.cpp.jinja", "swa_attention", arguments, ("tokens", "start"),
+                         units=f"std::min<uint32_t>(t.tokens, {ring}u)", channels=channels, pitch=pitch, ring=ring, tile=tile)  # fmt: skip
