@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,26 @@ class Binding:
             if not np.array_equal(value, read(copy)):
                 raise UserError(f"tensor {copy} differs from {self.name}, of which it must be a copy")
         return value
+
+    def parts(
+        self, read: Callable[[str], np.ndarray], read_rows: Callable[[str, int, int], np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """What `read` gives, one expert of a stacked parameter at a time; other parameters in one piece.
+
+        Args:
+            read_rows: stored name, begin, end -> rows of the first axis as float32.
+        """
+        if len(self.shape) < 3 or self.must_equal:
+            yield self.read(read)
+        elif self.pieces[0].index == ():
+            for i in range(self.shape[0]):
+                yield read_rows(self.pieces[0].source, i, i + 1)[0]
+        else:
+            for _, group in itertools.groupby(self.pieces, key=lambda piece: piece.index[0]):
+                value = np.empty(self.shape[1:], np.float32)
+                for piece in group:
+                    value[piece.index[1:]] = read(piece.source)
+                yield value
 
 
 class Bindings(Mapping[str, Binding]):

@@ -31,7 +31,7 @@ class Pass:
     """A named rewrite of a module in place; it may rely on `requires` and establishes `establishes`."""
 
     name: str
-    run: Callable[[Module], None]
+    run: Callable[[Module], object]
     requires: frozenset[str] = frozenset()
     establishes: frozenset[str] = frozenset()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
+    from pangu_compile.models.tensors import Binding, Bindings
     from pangu_compile.plan import Plan
 
 ReadWeight = Callable[[str], np.ndarray]
@@ -69,7 +71,7 @@ def build(
         "hidden_size": config.hidden_size,
         "num_drafts": config.num_nextn_predict_layers if chosen.mtp else 0,
     }
-    job = Job(plan, read, chosen, tools, manifest, tuple(opened.tokenizer_files()))
+    job = Job(plan, read, chosen, tools, manifest, tuple(opened.tokenizer_files()), read.parts)
     with ArtifactWriter(out) as writer:
         return emit(job, writer, bar)
 
@@ -107,11 +109,15 @@ def optimise_and_plan(
     """The pass table and the planner; broken invariants of the compiler become CompileError."""
     from pangu_compile.ir import IRError
     from pangu_compile.passes import run_passes
+    from pangu_compile.passes.quantise import quantise_weights
+    from pangu_compile.passes.table import PASSES, Pass
     from pangu_compile.plan import PlanOptions, make_plan
 
     progress.stage("optimising", 2)
+    quantise = Pass("quantise_weights", partial(quantise_weights, weight_format=options.weights), frozenset({"clean layout"}))
+    passes = PASSES if options.weights == "f32" else (*PASSES, quantise)
     try:
-        run_passes(module, validate=options.validate, dump_dir=options.dump_ir)
+        run_passes(module, validate=options.validate, dump_dir=options.dump_ir, passes=passes)
         progress.advance(1)
         limits = PlanOptions(max_context=context, max_chunk=options.max_chunk, max_dims=dict(dims or {}))
         plan = make_plan(module, limits)
@@ -129,10 +135,32 @@ def module_tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in tensors if value.device.type != "meta"}
 
 
+class CanonicalReader:
+    """Canonical parameter name -> float32 array, from the model's own tensors or from the checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, own: Mapping[str, np.ndarray], bindings: Bindings):
+        self._checkpoint, self._own, self._bindings = checkpoint, own, bindings
+
+    def _binding(self, name: str) -> Binding:
+        if name not in self._bindings:
+            raise UserError(f"{self._checkpoint.folder}: the model reads parameter {name}, which the checkpoint lacks")
+        return self._bindings[name]
+
+    def __call__(self, name: str) -> np.ndarray:
+        return self._own[name] if name in self._own else self._binding(name).read(self._checkpoint.read)
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """The same in pieces along the first axis: one expert of a stacked parameter at a time."""
+        if name in self._own:
+            yield self._own[name]
+        else:
+            yield from self._binding(name).parts(self._checkpoint.read, self._checkpoint.read_rows)
+
+
 def canonical_reader(
     checkpoint: Checkpoint, config: OpenPanguConfig, mtp: bool = True, model: torch.nn.Module | None = None
-) -> ReadWeight:
-    """A function from canonical parameter name to float32 array; at most one parameter is in memory at a time.
+) -> CanonicalReader:
+    """Reads parameters by canonical name; at most one parameter (or expert) is in memory at a time.
 
     Raises:
         UserError: tensors are missing, left over, or of the wrong shape (at once, before anything is read).
@@ -140,16 +168,7 @@ def canonical_reader(
     from pangu_compile.models.tensors import bind
 
     own = module_tensors(model) if model is not None else {}
-    bindings = bind(config, checkpoint.tensors, mtp)
-
-    def read(name: str) -> np.ndarray:
-        if name in own:
-            return own[name]
-        if name not in bindings:
-            raise UserError(f"{checkpoint.folder}: the model reads parameter {name}, which the checkpoint lacks")
-        return bindings[name].read(checkpoint.read)
-
-    return read
+    return CanonicalReader(checkpoint, own, bind(config, checkpoint.tensors, mtp))
 
 
 def eos_token_ids(checkpoint: Checkpoint) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,17 @@ import jinja2
 import numpy as np
 
 from pangu_compile.errors import CompileError
+from pangu_compile.ir import DType
 
 from .artifact import Artifact, ArtifactWriter, json_text
 from .options import BuildOptions
+from .packing import pack_parts
 from .progress import Progress
 from .safetensors_file import Layout, LayoutWriter
 from .toolchain import Toolchain, arch_flags, build_library, compile_flags, required_features
 
 if TYPE_CHECKING:
-    from pangu_compile.plan import Plan
+    from pangu_compile.plan import Plan, PlannedWeight
 
 WEIGHTS = "weights.safetensors"
 LIBRARY = "lib/libpangu_model.so"
@@ -33,7 +35,10 @@ ReadWeight = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class Job:
-    """One artifact to write. `manifest` holds the entries that the caller knows (config, model type, ...)."""
+    """One artifact to write. `manifest` holds the entries that the caller knows (config, model type, ...).
+
+    `read` gives a parameter by name; `parts`, where there is one, the same piece by piece along its first axis.
+    """
 
     plan: Plan
     read: ReadWeight
@@ -41,6 +46,7 @@ class Job:
     tools: Toolchain
     manifest: dict[str, Any]
     extra_files: tuple[Path, ...] = ()
+    parts: Callable[[str], Iterator[np.ndarray]] | None = None
 
 
 def runtime_files() -> tuple[list[Path], list[Path]]:
@@ -61,7 +67,7 @@ def runtime_files() -> tuple[list[Path], list[Path]]:
 
 def emit(job: Job, writer: ArtifactWriter, progress: Progress) -> Artifact:
     """Write everything into `writer` and commit it."""
-    layout = Layout((w.name, SAFETENSORS_DTYPES[w.dtype], tuple(w.shape)) for w in job.plan.weights)
+    layout = Layout((w.name, *_stored(w)) for w in job.plan.weights)
     sources = _write_sources(job, layout.offsets(), writer)
     _write_weights(job, layout, writer, progress)
     _compile(job, sources, writer, progress)
@@ -80,10 +86,28 @@ def _write_weights(job: Job, layout: Layout, writer: ArtifactWriter, progress: P
         out = LayoutWriter(layout, stream)
         progress.advance(len(layout.header))
         for planned in job.plan.weights:
-            values = planned.compute(job.read)
-            out.add(planned.name, values)
-            progress.advance(values.nbytes)
+            if DType(planned.dtype).is_quantised or planned.dtype == "bf16":
+                out.add_pieces(planned.name, _packed(job, planned))
+            else:
+                out.add(planned.name, planned.compute(job.read))
+            progress.advance(planned.nbytes)
         out.finish()
+
+
+def _stored(planned: PlannedWeight) -> tuple[str, tuple[int, ...]]:
+    """safetensors dtype and shape: packed formats are bytes; the manifest has their true shape."""
+    if DType(planned.dtype).is_quantised:
+        return "U8", (planned.nbytes,)
+    return SAFETENSORS_DTYPES[planned.dtype], tuple(planned.shape)
+
+
+def _packed(job: Job, planned: PlannedWeight) -> Iterator[np.ndarray]:
+    """The stored bytes of one tensor in order; needs little memory beside one part of the parameter."""
+    if planned.folded is not None or planned.constant is not None or job.parts is None:
+        parts: Iterator[np.ndarray] = iter([planned.compute(job.read)])
+    else:
+        parts = job.parts(planned.name)
+    return pack_parts(planned.dtype, tuple(planned.shape), parts, planned.name, job.options.jobs)
 
 
 def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter) -> list[str]:
@@ -152,8 +176,11 @@ def _manifest(job: Job, layout: Layout) -> dict[str, Any]:
             for name, p in plan.programs.items()
         },
         "tensors": {
-            e.name: {"dtype": e.dtype, "shape": list(e.shape), "offset": e.offset, "nbytes": e.nbytes}
-            for e in layout.entries.values()
+            e.name: {
+                "dtype": e.dtype, "shape": list(e.shape), "offset": e.offset, "nbytes": e.nbytes,
+                "format": w.dtype, "logical_shape": list(w.shape),
+            }
+            for e, w in zip(layout.entries.values(), plan.weights, strict=True)
         },
         "states": [
             {"name": s.name, "dtype": s.dtype, "width": s.width, "rows": s.rows, "owner": s.owner} for s in plan.states

@@ -13,7 +13,7 @@ TARGETS = ("cpu", "ascend910b", "ascend910_93", "torch_npu")
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4")
 ARCHS = ("native", "x86-64-v3", "aarch64")
 AVAILABLE_TARGETS = ("cpu",)
-AVAILABLE_WEIGHTS = ("f32",)
+AVAILABLE_WEIGHTS = WEIGHT_FORMATS
 DEFAULT_CONTEXT = 4096
 
 

@@ -8,7 +8,7 @@ tensor needs little memory beside the tensor itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -98,10 +98,15 @@ def _round_q4(groups: Floats, scale: Floats) -> tuple[Floats, Floats]:
     return q, np.einsum("ng,ng->n", rest, rest)
 
 
-def _pack_slice(fmt: str, rows: Floats) -> tuple[Bytes, Bytes]:
+def _pack_slice(fmt: str, rows: Floats, name: str) -> tuple[Bytes, Bytes]:
     """A few rows -> (their bytes, their scales' bytes)."""
-    columns = rows.shape[1]
-    padding = -columns % GROUP
+    if fmt == "f32":
+        return rows.view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
+    if fmt == "bf16":
+        return to_bf16(rows).view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
+    if not np.isfinite(rows).all():
+        raise CompileError(f"weight {name} holds NaN or infinity; it cannot be stored as {fmt}, use --weights bf16 or f32")
+    padding = -rows.shape[1] % GROUP
     if fmt == "q8":
         q, scale = quantise_q8(rows)
         return np.pad(q, ((0, 0), (0, padding))).view(np.uint8).reshape(-1), scale.view(np.uint8)
@@ -111,45 +116,52 @@ def _pack_slice(fmt: str, rows: Floats) -> tuple[Bytes, Bytes]:
     return (nibbles[:, : GROUP // 2] | (nibbles[:, GROUP // 2 :] << 4)).reshape(-1), half.view(np.uint8)
 
 
-def pack_chunks(fmt: str, values: npt.NDArray[Any], name: str = "", jobs: int = 1) -> Iterator[Bytes]:
+def pack_parts(
+    fmt: str, shape: tuple[int, ...], parts: Iterable[npt.NDArray[Any]], name: str = "", jobs: int = 1
+) -> Iterator[Bytes]:
     """The packed bytes of a float tensor, piece by piece, in order.
 
     Args:
+        parts: the tensor's values in order, in pieces of whole rows.
         name: for error messages.
         jobs: threads that quantise.
     Raises:
-        CompileError: the tensor holds NaN or infinity, which q8 and q4 cannot express.
+        CompileError: the tensor holds NaN or infinity, which q8 and q4 cannot express, or the parts do not add up.
     """
-    rows, columns = matrix_shape(values.shape)
-    matrix = values.reshape(rows, columns)
-    step = max(1, SLICE // max(1, columns))
-    begins = range(0, rows, step)
-
-    def one(begin: int) -> tuple[Bytes, Bytes]:
-        part = np.ascontiguousarray(matrix[begin : begin + step], np.float32)
-        if fmt == "f32":
-            return part.view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
-        if fmt == "bf16":
-            return to_bf16(part).view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
-        if not np.isfinite(part).all():
-            raise CompileError(f"weight {name} holds NaN or infinity; it cannot be stored as {fmt}, use --weights bf16 or f32")
-        return _pack_slice(fmt, part)
-
-    written, scales = 0, []
+    rows, columns = matrix_shape(shape)
+    seen, data_bytes, scales = 0, 0, []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        for group in range(0, len(begins), max(1, jobs)):
-            for data, scale in pool.map(one, begins[group : group + max(1, jobs)]):
-                written += data.nbytes
+        for part in parts:
+            matrix = part.reshape(-1, columns)
+            seen += len(matrix)
+            for data, scale in _in_order(pool, max(1, jobs), fmt, matrix, name):
+                data_bytes += data.nbytes
                 scales.append(scale)
                 yield data
+    if seen != rows:
+        raise CompileError(f"weight {name} has {seen} rows, planned {rows}")
     if fmt in ("q8", "q4"):
-        yield np.zeros(scales_offset(fmt, rows, columns) - written, np.uint8)
+        yield np.zeros(scales_offset(fmt, rows, columns) - data_bytes, np.uint8)
         yield from scales
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, jobs: int, fmt: str, matrix: npt.NDArray[Any], name: str
+) -> Iterator[tuple[Bytes, Bytes]]:
+    """Slices of a matrix packed, a few at a time, so that no more than these are in memory."""
+    step = max(1, SLICE // max(1, matrix.shape[1]))
+    begins = range(0, len(matrix), step)
+
+    def one(begin: int) -> tuple[Bytes, Bytes]:
+        return _pack_slice(fmt, np.ascontiguousarray(matrix[begin : begin + step], np.float32), name)
+
+    for group in range(0, len(begins), jobs):
+        yield from pool.map(one, begins[group : group + jobs])
 
 
 def pack(fmt: str, values: npt.NDArray[Any]) -> Bytes:
     """A whole tensor packed (tests and small tensors)."""
-    return np.concatenate([*pack_chunks(fmt, values), np.zeros(0, np.uint8)])
+    return np.concatenate([*pack_parts(fmt, values.shape, [values]), np.zeros(0, np.uint8)])
 
 
 def unpack(fmt: str, raw: Bytes, shape: tuple[int, ...]) -> Floats:

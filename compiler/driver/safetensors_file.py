@@ -225,6 +225,20 @@ class LayoutWriter:
         self._stream.write(flat.data)
         self._at = entry.offset + entry.nbytes
 
+    def add_pieces(self, name: str, pieces: Iterable[npt.NDArray[Any]]) -> None:
+        """The next tensor's bytes, little-endian, piece by piece; must be the layout's next name with its exact size."""
+        entry = next(self._pending)
+        if entry.name != name:
+            raise ValueError(f"expected {entry.name}, got {name}")
+        if entry.offset > self._at:
+            self._stream.write(b"\0" * (entry.offset - self._at))
+        self._at = entry.offset
+        for piece in pieces:
+            self._stream.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+            self._at += piece.nbytes
+        if self._at != entry.offset + entry.nbytes:
+            raise ValueError(f"expected {entry.nbytes} bytes of {name}, got {self._at - entry.offset}")
+
     def finish(self) -> None:
         """Checks that nothing is missing, and syncs the file."""
         if next(self._pending, None) is not None:

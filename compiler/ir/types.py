@@ -64,7 +64,8 @@ class DType(Enum):
         return self.is_float or self.is_quantised
 
 
-QUANT_GROUP = 32  # weights of a row that share one q4 scale
+QUANT_GROUP = 32  # weights of a row that share one q4 scale; rows of q8 are padded to it too
+SCALES_ALIGN = 64  # where the scales of a q8 or q4 tensor begin, behind its rows
 
 _NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "bool": "bool", "bf16": "float32",
           "q8": "float32", "q4": "float32"}  # fmt: skip
@@ -141,14 +142,12 @@ class TensorType:
 
     @property
     def nbytes(self) -> Dim:
-        """Bytes in memory, scales included (symbolic where the shape is)."""
+        """Bytes in memory, scales and padding included (symbolic where the shape is; a quantised one is known)."""
         if not self.dtype.is_quantised:
             return dim(self.numel * self.dtype.nbytes)
-        rows, columns = product(self.shape[:-1]), self.shape[-1]
-        if self.dtype is DType.q8:
-            return dim(rows * (columns + 4))
-        groups = -(-columns // QUANT_GROUP)
-        return dim(rows * groups * (QUANT_GROUP // 2 + 2))
+        rows, groups = int(product(self.shape[:-1])), -(-int(self.shape[-1]) // QUANT_GROUP)
+        per_group, scales = (QUANT_GROUP, 4 * rows) if self.dtype is DType.q8 else (QUANT_GROUP // 2, 2 * rows * groups)
+        return -(-rows * groups * per_group // SCALES_ALIGN) * SCALES_ALIGN + scales
 
     def same(self, other: TensorType) -> bool:
         return self.dtype == other.dtype and same_shape(self.shape, other.shape)

@@ -1,0 +1,127 @@
+"""Weights to bf16, int8 or int4: retypes the matrices that fused operators read and nothing else reads.
+
+Values stay what they are; only their storage changes, so this is a change of types through programs, calls and functions.
+A weight keeps its type where anything but a matrix operand reads it (an embedding, a norm), where it is a result or
+folded at build time, or where one call of a shared function passes something else than such a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import networkx as nx
+
+from pangu_compile.ir import DType, Graph, IRError, Module, Node, Program, TensorType, Value
+from pangu_compile.ir.types import QUANT_GROUP
+
+# Operands by operator: those that take any format, and those that decide what is computed (which experts, which keys),
+# which take at most bf16.
+MATRICES: dict[str, tuple[str, ...]] = {
+    "linear": ("in1",),
+    "dense_ffn": ("in1", "in2", "in3"),
+    "moe_ffn": ("gate_up", "down", "shared_gate", "shared_up", "shared_down"),
+    "mla_prologue": ("q_a", "q_b", "kv_a"),
+    "swa_attention": ("kv_b",),
+    "dense_attention": ("kv_b",),
+    "dsa_attention": ("kv_b",),
+    "attention_output": ("o_proj",),
+    "lm_head_argmax": ("w",),
+    "mtp_verify": ("w",),
+}
+DECIDING: dict[str, tuple[str, ...]] = {"moe_gate": ("router",), "index_prologue": ("wq_b", "wk", "weights_proj")}
+
+FORMATS = {"bf16": DType.bf16, "int8": DType.q8, "int4": DType.q4}
+# From the widest to the narrowest; a weight with several readers takes the widest that one of them asks for.
+_ORDER = (DType.f32, DType.bf16, DType.q8, DType.q4)
+
+
+def _slot(node: Node, position: int) -> str:
+    """The name of an operand: its slot, or inN for operators without names."""
+    slots = node.attrs.get("slots")
+    return str(slots[position]) if isinstance(slots, tuple) else f"in{position}"
+
+
+def _wanted(node: Node, position: int, target: DType) -> DType:
+    """The format in which an operand may be read."""
+    slot = _slot(node, position)
+    if slot in MATRICES.get(node.op, ()):
+        # Every cached row goes through kv_b, and int4 there costs most of the accuracy that int4 costs in all.
+        return DType.q8 if slot == "kv_b" and target is DType.q4 else target
+    return DType.bf16 if slot in DECIDING.get(node.op, ()) else DType.f32
+
+
+class _Readers:
+    """Which values are one weight (program parameters by name, and the function parameters that they are passed to)."""
+
+    def __init__(self, module: Module, target: DType):
+        self.module, self.target = module, target
+        self.same: nx.Graph = nx.Graph()  # nodes: values, and weight names
+        self.widest: dict[Value, DType] = {}
+        for program in module.programs.values():
+            self._program(program)
+        for graph in module.graphs():
+            self._graph(graph)
+
+    def _program(self, program: Program) -> None:
+        for role, value in zip(program.params, program.graph.params, strict=True):
+            if role.kind == "weight":
+                self.same.add_edge(value, role.key)
+
+    def _graph(self, graph: Graph) -> None:
+        for value in graph.outputs:
+            self._limit(value, DType.f32)
+        for node in graph.nodes:
+            for position, value in enumerate(node.inputs):
+                if node.op == "call":
+                    self.same.add_edge(value, self.module.functions[node.attrs["function"]].params[position])
+                else:
+                    self._limit(value, _wanted(node, position, self.target))
+
+    def _limit(self, value: Value, dtype: DType) -> None:
+        self.widest[value] = min(self.widest.get(value, _ORDER[-1]), dtype, key=_ORDER.index)
+
+    def weights(self) -> Iterator[tuple[list[str], list[Value], DType]]:
+        """Names and values of weights that must share a type, and the type that all of their readers take."""
+        own = {value for graph in self.module.graphs() for value in graph.params}
+        inputs = {
+            value for program in self.module.programs.values()
+            for role, value in zip(program.params, program.graph.params, strict=True) if role.kind != "weight"
+        }  # fmt: skip
+        for members in nx.connected_components(self.same):
+            names = sorted(m for m in members if isinstance(m, str))
+            values = [m for m in members if isinstance(m, Value)]
+            if names and all(v in own and v not in inputs for v in values):
+                yield names, values, min((self.widest.get(v, _ORDER[-1]) for v in values), key=_ORDER.index)
+
+
+def _fits(module: Module, name: str, dtype: DType) -> bool:
+    type_ = module.weights[name]
+    if name in module.folded or type_.dtype is not DType.f32 or type_.rank not in (2, 3):
+        return False
+    return not dtype.is_quantised or int(type_.shape[-1]) >= QUANT_GROUP
+
+
+def quantise_weights(module: Module, weight_format: str) -> dict[str, DType]:
+    """Retype, in place, the weights whose readers allow it.
+
+    Args:
+        weight_format: f32 (nothing changes), bf16, int8 or int4.
+    Returns:
+        The new dtype of every weight that changed, by name.
+    Raises:
+        IRError: an unknown format.
+    """
+    if weight_format == "f32":
+        return {}
+    if weight_format not in FORMATS:
+        raise IRError(f"weight format {weight_format!r} is not one of f32, {', '.join(FORMATS)}")
+    changed: dict[str, DType] = {}
+    for names, values, dtype in _Readers(module, FORMATS[weight_format]).weights():
+        if dtype is DType.f32 or not all(_fits(module, name, dtype) for name in names):
+            continue
+        for name in names:
+            module.weights[name] = TensorType(dtype, module.weights[name].shape)
+            changed[name] = dtype
+        for value in values:
+            value.type = TensorType(dtype, value.type.shape)
+    return {name: changed[name] for name in module.weights if name in changed}
