@@ -118,38 +118,52 @@ void Instruction::race(const Access& earlier, AccessKind kind, const std::string
                                                     " is missing");
 }
 
-void Instruction::touch_cell(const LocalView& view, Space space, uint64_t cell, uint32_t mask, AccessKind kind,
-                             bool check) {
-    Shadow& shadow = core_.shadow[int(space)];
-    if (check && kind == AccessKind::Read && options().check_uninitialised) {
-        const uint32_t missing = mask & ~shadow.initialised_mask(cell);
-        if (missing != 0)
-            fail(Fault::Uninitialised, "nothing wrote " + std::string(space_name(space)) + "+" +
-                                           hex(cell * kCell + __builtin_ctz(missing)), &view);
-    }
-    Access access;
-    access.mask = mask;
-    access.epoch = core_.issued[int(pipe_)];
-    access.site = site_id_;
-    access.core = uint16_t(core_.index);
-    access.pipe = pipe_;
-    access.kind = kind;
-    const Access* conflict = shadow.record(cell, access, 0, [&](const Access& old) {
+Access Instruction::access(uint32_t mask, AccessKind kind) const {
+    Access result;
+    result.mask = mask;
+    result.epoch = core_.issued[int(pipe_)];
+    result.site = site_id_;
+    result.core = uint16_t(core_.index);
+    result.pipe = pipe_;
+    result.kind = kind;
+    return result;
+}
+
+void Instruction::check_initialised(const LocalView& view, uint64_t begin, uint64_t end) const {
+    if (!options().check_uninitialised) return;
+    const Space space = view.buffer->space;
+    const uint64_t missing = core_.shadow[int(space)].first_uninitialised(begin, end);
+    if (missing != end) fail(Fault::Uninitialised, "nothing wrote " + std::string(space_name(space)) + "+" + hex(missing), &view);
+}
+
+void Instruction::touch_cell(const LocalView& view, uint64_t cell, uint32_t mask, AccessKind kind) {
+    Shadow& shadow = core_.shadow[int(view.buffer->space)];
+    const uint32_t missing = mask & ~shadow.initialised_mask(cell);
+    if (kind == AccessKind::Read && missing != 0)
+        check_initialised(view, cell * kCell + __builtin_ctz(missing), cell * kCell + __builtin_ctz(missing) + 1);
+    const Access* conflict = shadow.record(cell, access(mask, kind), 0, [&](const Access& old) {
         return core_.ordered(old, pipe_, in_order_);
     });
     if (conflict) race(*conflict, kind, describe(view), cell * kCell);
     if (kind != AccessKind::Read) shadow.mark_initialised(cell, mask);
 }
 
-void Instruction::touch(const LocalView& view, Space space, uint64_t begin, uint64_t end, AccessKind kind) {
-    for (uint64_t cell = begin / kCell; cell * kCell < end; ++cell) touch_cell(view, space, cell, cell_mask(cell, begin, end), kind);
+void Instruction::touch(const LocalView& view, uint64_t begin, uint64_t end, AccessKind kind) {
+    Shadow& shadow = core_.shadow[int(view.buffer->space)];
+    uint64_t where = begin;
+    const Access* conflict = shadow.record(begin, end, access(0, kind), 0, where, [&](const Access& old) {
+        return core_.ordered(old, pipe_, in_order_);
+    });
+    if (conflict) race(*conflict, kind, describe(view), where);
+    if (kind != AccessKind::Read) shadow.set_initialised(begin, end, true);
 }
 
 const uint8_t* Instruction::read(const LocalView& view, uint64_t offset, uint64_t bytes, uint32_t align) {
     check_live(view);
     check_bounds(view, offset, bytes, align);
     const uint64_t begin = view.address + offset;
-    touch(view, view.buffer->space, begin, begin + bytes, AccessKind::Read);
+    check_initialised(view, begin, begin + bytes);
+    touch(view, begin, begin + bytes, AccessKind::Read);
     return core_.bytes(view.buffer->space) + begin;
 }
 
@@ -157,7 +171,7 @@ uint8_t* Instruction::write(const LocalView& view, uint64_t offset, uint64_t byt
     check_live(view);
     check_bounds(view, offset, bytes, align);
     const uint64_t begin = view.address + offset;
-    touch(view, view.buffer->space, begin, begin + bytes, AccessKind::Write);
+    touch(view, begin, begin + bytes, AccessKind::Write);
     return core_.bytes(view.buffer->space) + begin;
 }
 
@@ -165,7 +179,7 @@ const uint8_t* Instruction::read_block(const LocalView& view, uint64_t offset, u
     check_live(view);
     check_bounds(view, offset, 32 - __builtin_clz(mask), kCell);
     const uint64_t begin = view.address + offset;
-    touch_cell(view, view.buffer->space, begin / kCell, mask, AccessKind::Read);
+    touch_cell(view, begin / kCell, mask, AccessKind::Read);
     return core_.bytes(view.buffer->space) + begin;
 }
 
@@ -173,7 +187,7 @@ uint8_t* Instruction::write_block(const LocalView& view, uint64_t offset, uint32
     check_live(view);
     check_bounds(view, offset, 32 - __builtin_clz(mask), kCell);
     const uint64_t begin = view.address + offset;
-    touch_cell(view, view.buffer->space, begin / kCell, mask, AccessKind::Write);
+    touch_cell(view, begin / kCell, mask, AccessKind::Write);
     return core_.bytes(view.buffer->space) + begin;
 }
 
@@ -183,8 +197,7 @@ const uint8_t* Instruction::read_any(const LocalView& view, uint64_t offset, uin
     check_bounds(view, offset, bytes, align);
     const Space space = view.buffer->space;
     const uint64_t begin = view.address + offset, end = begin + bytes;
-    for (uint64_t cell = begin / kCell; cell * kCell < end; ++cell)
-        touch_cell(view, space, cell, cell_mask(cell, begin, end), AccessKind::Read, false);
+    touch(view, begin, end, AccessKind::Read);
     for (uint64_t byte = begin; byte < end; ++byte)
         initialised[byte - begin] = core_.shadow[int(space)].initialised_mask(byte / kCell) >> (byte % kCell) & 1;
     return core_.bytes(space) + begin;
@@ -232,19 +245,10 @@ void Instruction::touch(const GlobalView& view, Allocation& allocation, uint64_t
         allocation.touched = true;
         launch.touched.push_back(&allocation);
     }
-    Access access;
-    access.epoch = core_.issued[int(pipe_)];
-    access.site = site_id_;
-    access.core = uint16_t(core_.index);
-    access.pipe = pipe_;
-    access.kind = kind;
-    for (uint64_t cell = begin / kCell; cell * kCell < end; ++cell) {
-        access.mask = cell_mask(cell, begin, end);
-        const Access* conflict = allocation.shadow.record(cell, access, launch.barrier_generation, [&](const Access& old) {
-            return core_.ordered(old, pipe_, in_order_);
-        });
-        if (conflict) race(*conflict, kind, describe(view), cell * kCell);
-    }
+    uint64_t where = begin;
+    const Access* conflict = allocation.shadow.record(begin, end, access(0, kind), launch.barrier_generation, where,
+                                                      [&](const Access& old) { return core_.ordered(old, pipe_, in_order_); });
+    if (conflict) race(*conflict, kind, describe(view), where);
 }
 
 const uint8_t* Instruction::read(const GlobalView& view, uint64_t offset, uint64_t bytes) {

@@ -15,7 +15,10 @@ const char* pipe_name(Pipe pipe) {
 void Shadow::resize(uint64_t bytes) {
     const uint64_t cells = (bytes + kCell - 1) / kCell;
     initialised_.assign(cells, 0);
-    heads_.assign(cells, -1);
+    const uint64_t chunks = (cells + kChunkCells - 1) / kChunkCells;
+    heads_.assign(chunks * kChunkCells, -1);
+    chunk_heads_.assign(chunks, -1);
+    split_.assign(chunks, 0);
     pool_.clear();
     touched_.clear();
     free_ = -1;
@@ -38,10 +41,42 @@ uint64_t Shadow::first_uninitialised(uint64_t begin, uint64_t end) const {
 }
 
 void Shadow::forget_accesses() {
-    for (uint64_t cell : touched_) heads_[cell] = -1;
+    for (uint64_t chunk : touched_) {
+        chunk_heads_[chunk] = -1;
+        if (!split_[chunk]) continue;
+        split_[chunk] = 0;
+        for (uint64_t cell = chunk * kChunkCells; cell < (chunk + 1) * kChunkCells; ++cell) heads_[cell] = -1;
+    }
     touched_.clear();
     pool_.clear();
     free_ = -1;
+}
+
+void Shadow::split(uint64_t chunk) {
+    split_[chunk] = 1;
+    while (chunk_heads_[chunk] >= 0) {
+        const int32_t index = chunk_heads_[chunk];
+        for (uint64_t cell = chunk * kChunkCells; cell < (chunk + 1) * kChunkCells; ++cell) {
+            const int32_t copy = allocate(pool_[index]);
+            pool_[copy].next = heads_[cell];
+            heads_[cell] = copy;
+        }
+        chunk_heads_[chunk] = pool_[index].next;
+        release(index);
+    }
+}
+
+void Shadow::join(uint64_t chunk) {
+    const uint64_t first = chunk * kChunkCells;
+    for (uint64_t cell = first; cell < first + kChunkCells; ++cell)
+        if (heads_[cell] < 0 || pool_[heads_[cell]].next >= 0) return;
+    chunk_heads_[chunk] = heads_[first];
+    heads_[first] = -1;
+    for (uint64_t cell = first + 1; cell < first + kChunkCells; ++cell) {
+        release(heads_[cell]);
+        heads_[cell] = -1;
+    }
+    split_[chunk] = 0;
 }
 
 int32_t Shadow::allocate(const Access& access) {
@@ -51,7 +86,7 @@ int32_t Shadow::allocate(const Access& access) {
         pool_[index] = access;
         return index;
     }
-    pool_.push_back(access);
+    pool_.push_back(Access(access));  // the argument may lie in the pool
     return int32_t(pool_.size()) - 1;
 }
 
@@ -60,11 +95,11 @@ void Shadow::release(int32_t index) {
     free_ = index;
 }
 
-void Shadow::fold_readers(uint64_t cell, uint32_t barrier_generation) {
+void Shadow::fold_readers(int32_t& head, uint32_t barrier_generation) {
     Access folded;
     folded.core = kSeveralCores;
     folded.epoch = barrier_generation;
-    int32_t* link = &heads_[cell];
+    int32_t* link = &head;
     while (*link >= 0) {
         Access& old = pool_[*link];
         if (old.kind != AccessKind::Read) {
@@ -79,8 +114,8 @@ void Shadow::fold_readers(uint64_t cell, uint32_t barrier_generation) {
         release(dead);
     }
     const int32_t index = allocate(folded);
-    pool_[index].next = heads_[cell];
-    heads_[cell] = index;
+    pool_[index].next = head;
+    head = index;
 }
 
 }  // namespace sim

@@ -190,8 +190,10 @@ public:
 private:
     void check_live(const LocalView& view) const;
     void check_bounds(const LocalView& view, uint64_t offset, uint64_t bytes, uint32_t align) const;
-    void touch(const LocalView& view, Space space, uint64_t begin, uint64_t end, AccessKind kind);
-    void touch_cell(const LocalView& view, Space space, uint64_t cell, uint32_t mask, AccessKind kind, bool check = true);
+    Access access(uint32_t mask, AccessKind kind) const;
+    void check_initialised(const LocalView& view, uint64_t begin, uint64_t end) const;
+    void touch(const LocalView& view, uint64_t begin, uint64_t end, AccessKind kind);
+    void touch_cell(const LocalView& view, uint64_t cell, uint32_t mask, AccessKind kind);
     void touch(const GlobalView& view, Allocation& allocation, uint64_t begin, uint64_t end, AccessKind kind);
     Allocation& resolve(const GlobalView& view, uint64_t offset, uint64_t bytes, bool write) const;
     [[noreturn]] void race(const Access& earlier, AccessKind kind, const std::string& tensor, uint64_t address) const;
