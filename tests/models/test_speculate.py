@@ -15,7 +15,7 @@ from pangu_compile.models.loading import empty_model  # noqa: E402
 from pangu_compile.models.program_spec import ProgramSpec  # noqa: E402
 from pangu_compile.models.programs import build_programs  # noqa: E402
 from pangu_compile.models.random_checkpoint import random_config, random_tensors  # noqa: E402
-from pangu_compile.models.speculate import accept, speculate_spec  # noqa: E402
+from pangu_compile.models.speculate import accept  # noqa: E402
 from pangu_compile.trace import trace_programs  # noqa: E402
 
 SEEDS = [s for s in range(60) if random_config(s).num_nextn_predict_layers][:16]
@@ -29,8 +29,8 @@ def make(seed: int, vocab: int) -> tuple[Any, list[ProgramSpec], ProgramSpec]:
     config = dataclasses.replace(random_config(seed), vocab_size=vocab)
     model = empty_model(config)
     model.load_state_dict({n: v.double() for n, v in random_tensors(config, seed).items()}, assign=True)
-    specs = [s for s in build_programs(config, lm=model.eval()) if s.name != "speculate"]
-    return model, specs, speculate_spec(specs[0].module, [s.module for s in specs[1:]], config, "cpu")
+    *specs, spec = build_programs(config, lm=model.eval())
+    return model, specs, spec
 
 
 class Session:
@@ -167,8 +167,7 @@ def test_the_traced_program(seed: int, heads: int) -> None:
     config = dataclasses.replace(random_config(seed), vocab_size=3)
     assert config.num_nextn_predict_layers == heads
     model, specs, spec = make(seed, 3)
-    whole = [s for s in build_programs(config) if s.name != "speculate"]
-    ir = trace_programs([*whole, speculate_spec(whole[0].module, [s.module for s in whole[1:]], config, "meta")])
+    ir = trace_programs(build_programs(config))
     called = {n: [x for x in p.graph.nodes if x.op == "call"] for n, p in ir.programs.items()}
     calls = called.pop("speculate")
     assert {x.attrs["function"] for x in calls} <= {x.attrs["function"] for nodes in called.values() for x in nodes}
