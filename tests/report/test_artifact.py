@@ -29,7 +29,9 @@ MANIFEST: dict[str, Any] = {
 def hand_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling CONFIG gives the hand-made module."""
 
-    def optimised(config: object, options: object, recorder: Recorder | None, progress: object) -> Module:
+    def optimised(
+        config: object, options: object, recorder: Recorder | None, progress: object, without: object = ()
+    ) -> Module:
         module = make_module()
         if recorder is not None:
             recorder.record("traced", 0.0, module)
