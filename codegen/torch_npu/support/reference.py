@@ -186,7 +186,7 @@ def npu_mhc_pre(
     expect(x.dtype in SIXTEEN and n in STREAMS and width % 16 == 0 and width <= 16384, f"npu_mhc_pre of {x.dtype} {tuple(x.shape)}")
     expect(all(t.dtype == torch.float32 for t in (phi, alpha, bias)) and alpha.shape == (3,), "float32 parameters")
     expect(gamma is None or gamma.shape == (n, width), "gamma [n, D]")
-    flat = x.float().view(tokens, -1)
+    flat = x.float().reshape(tokens, -1)
     inv_rms = torch.rsqrt((flat * flat).mean(-1) + norm_eps)
     mixed = (flat if gamma is None else flat * gamma.flatten()) @ phi.t()
     w = mixed * inv_rms[:, None]
