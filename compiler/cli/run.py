@@ -42,6 +42,7 @@ def run(
         raise UserError("give exactly one of --prompt, --prompt-file and --tokens")
     folder = Path(out)
     artifact, model = open_model(folder, threads, simulate)
+    simulated = getattr(model, "simulated", False)
     tokenizer: Tokenizer | None = None
     if tokens is None or (folder / "tokenizer.json").is_file():
         tokenizer = _tokenizer(folder, needed=tokens is None)
@@ -69,6 +70,9 @@ def run(
     if stream is not None:
         text.append(stream.finish())
     record = dict(stats_record(result.stats))
+    if simulated:
+        record["simulated"] = True
+        print("simulated: the vendor's operators ran as CPU reference implementations", file=sys.stderr)
     if as_json:
         whole = "".join(text) if stream is not None else None
         print(json.dumps({"prompt_tokens": ids, "tokens": list(result.tokens), "text": whole, "stats": record}))

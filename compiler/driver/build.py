@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint
 from .emit import Job, emit, runtime_files
 from .options import BuildOptions, make_options
 from .progress import Progress, Silent
+from .targets.torch_npu import build_program
 from .toolchain import arch_flags, find_compiler
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def build(
     checkpoint: str | Path,
     out: str | Path,
     target: str = "cpu",
-    weights: str = "f32",
+    weights: str | None = None,
     max_context: int | None = None,
     model: torch.nn.Module | None = None,
     progress: Progress | None = None,
@@ -45,7 +46,8 @@ def build(
         max_context: longest sequence, in tokens; None: the model's own, at most 4096.
         model: an edited OpenPanguForCausalLM to compile instead of the reference. Its parameters on the meta device
             are read from the checkpoint, all others are taken from the module.
-        options: further fields of BuildOptions (arch, mtp, validate, dump_ir, max_chunk).
+        weights: None picks f32, and bf16 for the target torch_npu.
+        options: further fields of BuildOptions (arch, chip, mtp, validate, dump_ir, max_chunk).
     Returns:
         The finished artifact; an earlier artifact at `out` is replaced only when the new one is complete.
     Raises:
@@ -56,6 +58,8 @@ def build(
     bar = progress or Silent()
     check_destination(Path(out))
     opened = Checkpoint.open(checkpoint)
+    if chosen.target == "torch_npu":
+        return build_program(opened, chosen, model, out, bar)
     tools = find_compiler(chosen.compiler)
     arch_flags(tools, chosen.arch)
     runtime_files()

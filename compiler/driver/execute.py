@@ -14,12 +14,13 @@ from pangu_compile.errors import UserError
 
 from .artifact import Artifact
 from .doctor import missing_features
+from .targets.program import ProgramModel
 
 if TYPE_CHECKING:
     from pangu_compile.runtime import Model
 
 
-def open_model(out: Path, threads: int | None, simulate: bool = False) -> tuple[Artifact, Model]:
+def open_model(out: Path, threads: int | None, simulate: bool = False) -> tuple[Artifact, Model | ProgramModel]:
     """The artifact, checked, and its model.
 
     Raises:
@@ -28,6 +29,9 @@ def open_model(out: Path, threads: int | None, simulate: bool = False) -> tuple[
     from pangu_compile.runtime import Model
 
     artifact = Artifact.open(out, check=False)  # the runtime compares the sums when it loads
+    if artifact.manifest.get("target") == "torch_npu":
+        artifact.check()
+        return artifact, ProgramModel(out, threads)
     if simulate:
         raise UserError(f"--simulate is for Ascend artifacts; {out} was built for {artifact.manifest.get('target')}")
     missing = missing_features(artifact)
@@ -50,7 +54,7 @@ class BenchResult:
 
 
 def bench(
-    model: Model, artifact: Artifact, prompt_tokens: int, new_tokens: int, threads: int | None, repeats: int = 3,
+    model: Model | ProgramModel, artifact: Artifact, prompt_tokens: int, new_tokens: int, threads: int | None, repeats: int = 3,
     stage: Callable[[str], None] = lambda _: None,
 ) -> BenchResult:  # fmt: skip
     """Prefill, decode and speculative decode of random tokens."""
@@ -78,7 +82,7 @@ def bench(
 
 
 def _speculative(
-    model: Model, artifact: Artifact, prompt: Sequence[int], new_tokens: int, repeats: int, stage: Callable[[str], None]
+    model: Model | ProgramModel, artifact: Artifact, prompt: Sequence[int], new_tokens: int, repeats: int, stage: Callable[[str], None]
 ) -> tuple[float | None, dict[str, Any] | None]:
     if not artifact.manifest.get("num_drafts"):
         return None, None

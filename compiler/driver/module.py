@@ -43,6 +43,8 @@ def compile_module(
     from pangu_compile.trace import trace_module
 
     chosen = make_options(**options)
+    if chosen.target != "cpu":
+        raise UserError(f"target {chosen.target!r} is for checkpoints of language models; compile modules for cpu")
     bar = progress or Silent()
     check_destination(Path(out))
     names = sorted({name for axes in dynamic or () for name in axes.values()})

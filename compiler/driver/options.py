@@ -12,7 +12,8 @@ from pangu_compile.errors import UserError
 TARGETS = ("cpu", "ascend910b", "ascend910_93", "torch_npu")
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4")
 ARCHS = ("native", "x86-64-v3", "aarch64")
-AVAILABLE_TARGETS = ("cpu",)
+AVAILABLE_TARGETS = ("cpu", "torch_npu")
+CHIPS = ("ascend910b", "ascend910_93", "ascend950")  # that --target torch_npu knows
 AVAILABLE_WEIGHTS = WEIGHT_FORMATS
 DEFAULT_CONTEXT = 4096
 
@@ -25,6 +26,7 @@ class BuildOptions:
     max_chunk: tokens of one prefill call; None lets the planner choose by the scratch memory that it costs.
     compiler: the C++ compiler command, None looks for one.
     opt_level: N of the compiler's -ON; tests that build many models take 1.
+    chip: for the target torch_npu, which operators there are.
     """
 
     target: str = "cpu"
@@ -39,11 +41,15 @@ class BuildOptions:
     compiler: str | None = None
     jobs: int = 2
     opt_level: int = 3
+    chip: str = CHIPS[0]
 
     def __post_init__(self) -> None:
         _choice("target", self.target, TARGETS, AVAILABLE_TARGETS)
         _choice("weights", self.weights, WEIGHT_FORMATS, AVAILABLE_WEIGHTS)
         _choice("arch", self.arch, ARCHS, ARCHS)
+        _choice("chip", self.chip, CHIPS, CHIPS)
+        if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
+            raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
         for name in ("max_chunk", "ranks", "jobs", "max_context"):
             value = getattr(self, name)
             if name.startswith("max_") and value is None:
@@ -90,6 +96,8 @@ def make_options(**options: Any) -> BuildOptions:
     unknown = sorted(set(options) - set(BuildOptions.__dataclass_fields__))
     if unknown:
         raise UserError(f"unknown build option {unknown[0]!r}; known: {', '.join(BuildOptions.__dataclass_fields__)}")
+    if options.get("weights") is None:
+        options["weights"] = "bf16" if options.get("target") == "torch_npu" else "f32"
     if options.get("compiler") is None:
         options["compiler"] = os.environ.get("CXX", "").strip() or None
     if options.get("dump_ir") is not None:

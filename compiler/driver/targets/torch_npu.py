@@ -1,19 +1,16 @@
-"""`--target torch_npu`: writes and runs artifacts that are a Python program over torch_npu's operators."""
+"""`--target torch_npu`: writes artifacts that are a Python program over torch_npu's operators."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 
-from pangu_compile.errors import CompileError, UserError
+from pangu_compile.errors import CompileError
 
 from ..artifact import Artifact, ArtifactWriter, json_text
 from ..progress import Progress
@@ -21,11 +18,15 @@ from ..safetensors_file import Layout, LayoutWriter
 
 if TYPE_CHECKING:
     from pangu_compile.codegen.torch_npu.emit import Generated, StoredWeight
+    import torch
+
     from pangu_compile.ir import Module
+
+    from ..checkpoint import Checkpoint
+    from ..options import BuildOptions
 
 WEIGHTS, PROGRAM = "weights.safetensors", "src/model.py"
 MAX_CHUNK = 256
-MODULES = ("pangu_blocks", "pangu_operators", "pangu_session", "npu_reference")
 ReadWeight = Callable[[str], np.ndarray]
 
 
@@ -42,6 +43,42 @@ class Request:
     max_chunk: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     extra_files: tuple[Path, ...] = ()
+
+
+def build_program(
+    checkpoint: Checkpoint, options: BuildOptions, model: torch.nn.Module | None, out: str | Path, progress: Progress
+) -> Artifact:
+    """Trace, optimise and write the program of a checkpoint; `model` is a user's edited reference, or None."""
+    from pangu_compile.ir import IRError
+    from pangu_compile.models.programs import build_programs
+    from pangu_compile.passes import run_passes
+    from pangu_compile.trace import trace_programs
+
+    from ..build import canonical_reader, eos_token_ids, load_config
+
+    config = load_config(checkpoint)
+    read = canonical_reader(checkpoint, config, options.mtp, model)
+    progress.stage("tracing", 1)
+    # Generation runs the drafts one by one: the program that chains them is not needed.
+    specs = [s for s in build_programs(config, mtp=options.mtp, lm=model) if s.name != "speculate"]  # type: ignore[arg-type]
+    module = trace_programs(specs)
+    progress.advance(1)
+    progress.stage("optimising", 1)
+    try:
+        run_passes(module, validate=options.validate, dump_dir=options.dump_ir)
+    except IRError as error:
+        raise CompileError(" ".join(str(error).split())) from error
+    progress.advance(1)
+    manifest = {
+        "model_type": str(checkpoint.config.get("model_type", "")), "config": config.to_dict(),
+        "eos_token_ids": eos_token_ids(checkpoint), "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
+        "num_drafts": config.num_nextn_predict_layers if options.mtp else 0,
+    }  # fmt: skip
+    request = Request(
+        module, read, options.chip, options.weights, options.context(config.max_position_embeddings), manifest, options.max_chunk,
+        options.recorded(), tuple(checkpoint.tokenizer_files()),
+    )  # fmt: skip
+    return write_artifact(request, out, progress)
 
 
 def write_artifact(request: Request, out: str | Path, progress: Progress) -> Artifact:
@@ -137,65 +174,3 @@ def _manifest(request: Request, max_chunk: int, layout: Layout) -> dict[str, Any
             for s in module.states.values()
         ],
     }  # fmt: skip
-
-
-# Running.
-
-
-def load_program(path: Path) -> ModuleType:
-    """The artifact's model.py as a module. UserError where it cannot be imported (no torch, a damaged file)."""
-    source = path / "src"
-    earlier = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    sys.path.insert(0, str(source))
-    try:
-        spec = importlib.util.spec_from_file_location("pangu_torch_npu_model", source / "model.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{source / 'model.py'}: cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(source))
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(earlier)
-    return module
-
-
-@dataclass
-class Runner:
-    """A loaded artifact. `simulated`: the operators are CPU reference implementations, since there is no torch_npu."""
-
-    artifact: Artifact
-    program: ModuleType
-
-    @classmethod
-    def open(cls, path: str | Path) -> Runner:
-        """UserError: damaged, or for another target."""
-        artifact = Artifact.open(path)
-        if artifact.manifest.get("target") != "torch_npu":
-            raise UserError(f"{path} was built for {artifact.manifest.get('target')}, not for torch_npu")
-        return cls(artifact, load_program(artifact.path))
-
-    @property
-    def simulated(self) -> bool:
-        return bool(self.program.SIMULATED)
-
-    def session(self, max_context: int | None = None, speculate: bool = True) -> Any:
-        """A session of the program (`prefill`, `decode`, `generate`); see the artifact's src/pangu_session.py."""
-        return self._tools["open_session"](self.program.DESCRIPTION, max_context, speculate)
-
-    def generate(
-        self, session: Any, tokens: Sequence[int], max_new_tokens: int, speculate: bool = True, **sampling: Any
-    ) -> Iterator[int]:
-        """New tokens as they come. UserError where the context or the vocabulary is exceeded."""
-        stops = self.artifact.manifest.get("eos_token_ids", ())
-        try:
-            yield from session.generate(tokens, max_new_tokens, self._tools["Sampling"](**sampling), speculate, stops)
-        except ValueError as error:
-            raise UserError(f"{self.artifact.path}: {error}") from error
-
-    @property
-    def _tools(self) -> dict[str, Any]:
-        """Names of the artifact's own pangu_session, whichever other artifact is loaded beside it."""
-        return dict(self.program.main.__globals__)
