@@ -41,6 +41,7 @@ FAULTS = [
     ("flag_never_waited", "Protocol", 1, r"nothing waited for it"),
     ("deadlock", "Deadlock", 3, r"the other cores in SyncAll"),
     ("wrong_core", "Unsupported", 1, r"needs a cube core"),
+    ("missing_cross_wait", "CrossCoreRace", 1, r"reads GlobalTensor .* in 'x'.*Fixpipe at faults.cpp:\d+ writes on AIC 0"),
 ]
 
 
@@ -56,7 +57,7 @@ def lines_of(kernel: str) -> range:
 def test_fault_is_caught(simulation: Simulation, kernel: str, fault: str, cores: int, message: str) -> None:
     library = simulation.kernels("faults")
     library.configure()
-    x = np.ones(128 if kernel == "uninitialised_cube" else 64, np.float32)
+    x = np.ones(128 if "_cube" in kernel or "cross" in kernel else 64, np.float32)
     output = unwritten(64, np.float32) if kernel == "uninitialised_output" else x
     arguments = {"x": output} if "missing_flag" not in kernel else {"x": output, "out": unwritten(64, np.float32)}
     with pytest.raises(SimFault) as caught:
@@ -92,6 +93,11 @@ def test_sizes_come_from_the_platform(simulation: Simulation) -> None:
         library.launch("ub_overflow", 1, x=np.ones(8, np.float32))
     finally:
         library.configure()
+
+
+def test_flags_between_cores_come_in_pairs(simulation: Simulation) -> None:
+    with pytest.raises(SimFault, match=r"kernel 'cross_flag_never_waited', AIV 0.*flag 1 reached this core and it never waited"):
+        simulation.kernels("faults").launch("cross_flag_never_waited", 1, x=np.ones(8, np.float32))
 
 
 def test_a_launch_after_a_fault_starts_clean(simulation: Simulation) -> None:

@@ -49,6 +49,10 @@ void Core::reset(Launch* owner, int new_index, int new_block, int new_sub_block)
                                      cube ? chip.l0_b_size : 0, cube ? chip.l0_c_size : 0, cube ? chip.bt_size : 0,
                                      cube ? chip.fb0_size : 0};
     for (int space = 0; space < kSpaces; ++space) {
+        if (memory[space].size() == sizes[space]) {
+            shadow[space].clear();
+            continue;
+        }
         memory[space].resize(sizes[space]);
         shadow[space].resize(sizes[space]);
     }
@@ -56,8 +60,11 @@ void Core::reset(Launch* owner, int new_index, int new_block, int new_sub_block)
     issued = {};
     clock = {};
     completed = {};
-    for (auto& event : flags)
-        for (Flag& flag : event) flag.set = false;
+    for (size_t event = 0; event < flags.size(); ++event) {
+        if (set_events[event] == 0) continue;
+        for (Flag& flag : flags[event]) flag.set = false;
+    }
+    set_events = {};
     occupied_events = {};
     for (auto& queue : cross_flags) queue.clear();
     for (auto& queue : cross_pending) queue.clear();
@@ -144,6 +151,7 @@ void Core::set_flag(int event, Pipe from, Pipe to, int id, Site site) {
              std::string(text) + " is set already (" + flag.site.text() + ") and nothing waited for it");
     clock[int(Pipe::S)].time += kFlagCycles;
     flag = {true, finished(from), site};
+    set_events[event] |= uint8_t(1 << id);
 }
 
 void Core::wait_flag(int event, Pipe from, Pipe to, int id, Site site) {
@@ -154,6 +162,7 @@ void Core::wait_flag(int event, Pipe from, Pipe to, int id, Site site) {
     if (!flag.set) fail(Fault::Deadlock, site, "WaitFlag", std::string(text) + " waits for a flag that nothing has set");
     clock[int(Pipe::S)].time += kFlagCycles;
     flag.set = false;
+    set_events[event] &= uint8_t(~(1 << id));
     clock[int(to)].join(flag.clock);
 }
 
@@ -167,14 +176,11 @@ int Core::allocate_event(int event, Site site) {
 }
 
 void Core::end_of_kernel() {
-    static const char* const advice = " was set and nothing waited for it; flags must come in pairs";
     for (size_t event = 0; event < flags.size(); ++event)
-        for (int id = 0; id < 8; ++id)
+        for (int id = 0; id < 8 && set_events[event] != 0; ++id)
             if (flags[event][id].set)
-                fail(Fault::Protocol, flags[event][id].site, "SetFlag", "event " + std::to_string(id) + advice);
-    for (size_t id = 0; id < cross_flags.size(); ++id)
-        if (!cross_flags[id].empty())
-            fail(Fault::Protocol, {}, "CrossCoreSetFlag", "flag " + std::to_string(id) + advice);
+                fail(Fault::Protocol, flags[event][id].site, "SetFlag",
+                     "event " + std::to_string(id) + " was set and nothing waited for it; flags must come in pairs");
 }
 
 void fail(Fault fault, Site site, const char* api, const std::string& message) {

@@ -7,7 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "sim/launch.h"
+#include "launch_state.h"
 
 namespace sim {
 namespace {
@@ -86,6 +86,7 @@ const Platform& platform() { return configuration().platform; }
 const Options& options() { return configuration().options; }
 
 void* gm_allocate(uint64_t bytes, const std::string& name) {
+    const std::lock_guard guard(device_lock());
     void* base = nullptr;
     const uint64_t rounded = (bytes + 511) / 512 * 512;
     if (posix_memalign(&base, 512, rounded ? rounded : 512) != 0) throw std::bad_alloc();
@@ -94,6 +95,7 @@ void* gm_allocate(uint64_t bytes, const std::string& name) {
 }
 
 void gm_free(void* base) {
+    const std::lock_guard guard(device_lock());
     const auto found = allocations().find(static_cast<uint8_t*>(base));
     if (found == allocations().end()) throw std::invalid_argument("gm_free: not the start of a device allocation");
     if (found->second->owned) std::free(base);
@@ -101,12 +103,14 @@ void gm_free(void* base) {
 }
 
 void gm_register(void* base, uint64_t bytes, const std::string& name, bool initialised) {
+    const std::lock_guard guard(device_lock());
     add(base, bytes, name, false, initialised);
 }
 
 void gm_unregister(void* base) { gm_free(base); }
 
 Allocation* gm_find(const void* address) {
+    const std::lock_guard guard(device_lock());
     auto after = allocations().upper_bound(static_cast<const uint8_t*>(address));
     if (after == allocations().begin()) return nullptr;
     Allocation& candidate = *std::prev(after)->second;

@@ -178,6 +178,18 @@ void build_cores(Launch& launch) {
     }
 }
 
+// A flag between cores that nobody waits for would meet the next kernel.
+std::exception_ptr leftover_flags(const Launch& launch) {
+    for (const Core* core : launch.cores)
+        for (size_t id = 0; id < core->cross_flags.size(); ++id)
+            if (!core->cross_flags[id].empty() || !core->cross_pending[id].empty())
+                return std::make_exception_ptr(SimError(
+                    Fault::Protocol, core->name() + ": CrossCoreSetFlag: misuse: flag " + std::to_string(id) +
+                                         (core->cross_flags[id].empty() ? " was not set by all cores of its group"
+                                                                        : " reached this core and it never waited")));
+    return nullptr;
+}
+
 Report make_report(const Launch& launch) {
     Report report;
     report.kernel = launch.kernel;
@@ -221,7 +233,13 @@ void wait_until(const std::function<bool()>& ready, Site site, const std::string
     }
 }
 
+std::recursive_mutex& device_lock() {
+    static std::recursive_mutex lock;
+    return lock;
+}
+
 Report launch_body(const std::string& name, uint32_t blocks, KernelKind kind, const std::function<void()>& body) {
+    const std::lock_guard guard(device_lock());
     if (scheduler.launch) throw std::logic_error("a launch inside a kernel");
     if (blocks == 0) throw SimError(Fault::Protocol, "kernel '" + name + "': launched with no blocks");
     Launch launch;
@@ -236,6 +254,7 @@ Report launch_body(const std::string& name, uint32_t blocks, KernelKind kind, co
     scheduler.error = nullptr;
     run_all(fibres);
     abandon(fibres);
+    if (!scheduler.error) scheduler.error = leftover_flags(launch);
     for (Fibre& fibre : fibres)
         if (fibre.stack) free_stacks.push_back(fibre.stack);
     for (Allocation* allocation : launch.touched) {

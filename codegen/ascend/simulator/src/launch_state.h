@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -59,6 +60,9 @@ struct Launch {
     std::vector<SiteRecord> sites;
     std::unordered_map<SiteKey, uint32_t, SiteHash> site_ids;
 };
+
+// Serialises launches and the table of device memory between host threads.
+std::recursive_mutex& device_lock();
 
 // Gives the processor to the other cores until `ready` holds. Faults with Deadlock when it never can.
 void wait_until(const std::function<bool()>& ready, Site site, const std::string& what);

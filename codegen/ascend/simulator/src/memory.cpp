@@ -1,5 +1,7 @@
 #include "sim/memory.h"
 
+#include <algorithm>
+
 namespace sim {
 
 const char* space_name(Space space) {
@@ -22,6 +24,11 @@ void Shadow::resize(uint64_t bytes) {
     pool_.clear();
     touched_.clear();
     free_ = -1;
+}
+
+void Shadow::clear() {
+    forget_accesses();
+    std::fill(initialised_.begin(), initialised_.end(), 0);
 }
 
 void Shadow::set_initialised(uint64_t begin, uint64_t end, bool value) {

@@ -310,3 +310,47 @@ extern "C" __global__ __aicore__ void wrong_core(GM_ADDR x) {
     mmad.m = mmad.n = mmad.k = 16;
     Mmad(c1.Get<float>(), a2.Get<half>(), b2.Get<half>(), mmad);
 }
+
+// The cube core announces a result that its vector cores never wait for.
+extern "C" __global__ __aicore__ void cross_flag_never_waited(GM_ADDR x) {
+    KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
+    TPipe pipe;
+    if ASCEND_IS_AIC {
+        CrossCoreSetFlag<2, PIPE_FIX>(1);
+    }
+}
+
+// The cube core's result is read by its vector core without waiting for the flag.
+extern "C" __global__ __aicore__ void missing_cross_wait(GM_ADDR x) {
+    KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_1);
+    TPipe pipe;
+    if ASCEND_IS_AIC {
+        TBuf<TPosition::CO1> c1;
+        TBuf<TPosition::A2> a2;
+        TBuf<TPosition::B2> b2;
+        pipe.InitBuffer(c1, 1024);
+        pipe.InitBuffer(a2, 512);
+        pipe.InitBuffer(b2, 512);
+        LocalTensor<half> left = a2.Get<half>(), right = b2.Get<half>();
+        LocalTensor<float> sum = c1.Get<float>();
+        GlobalTensor<half> from;
+        from.SetGlobalBuffer((__gm__ half*)x, 256);
+        LoadData2DParams load{0, 1, 1, 0, 0, false, 0};
+        LoadData(left, from, load);
+        LoadData(right, from, load);
+        Order<HardEvent::MTE2_M>();
+        MmadParams mmad;
+        mmad.m = 1;
+        mmad.n = 16;
+        mmad.k = 16;
+        Mmad(sum, left, right, mmad);
+        Order<HardEvent::M_FIX>();
+        FixpipeParamsV220 fixpipe{16, 1, 16, 16, false};
+        Fixpipe(Global(x, kCount), sum, fixpipe);
+    }
+    if ASCEND_IS_AIV {
+        TBuf<TPosition::VECCALC> buffer;
+        pipe.InitBuffer(buffer, 1024);
+        DataCopy(buffer.Get<float>(), Global(x, 16), 16);
+    }
+}

@@ -34,17 +34,18 @@ struct Iteration {
         if (tail != 0 && repeat + 1 == repeats) return lane < tail;
         return mask[lane / 64] >> (lane % 64) & 1;
     }
-    // Lanes [first, first + count) of a repeat as bits; count is at most 32.
+    // Lanes [first, first + count) of a repeat as bits; count is 4, 8, 16 or 32 and divides first.
     uint32_t bits(uint32_t repeat, uint32_t first, uint32_t count) const {
-        uint32_t result = 0;
-        for (uint32_t lane = 0; lane < count; ++lane)
-            if (first + lane < lanes && active(repeat, first + lane)) result |= 1u << lane;
-        return result;
+        const uint32_t all = count == 32 ? ~0u : (1u << count) - 1;
+        if (tail != 0 && repeat + 1 == repeats) {
+            if (first >= tail) return 0;
+            return first + count <= tail ? all : (1u << (tail - first)) - 1;
+        }
+        return uint32_t(mask[first / 64] >> (first % 64)) & all;
     }
     bool full() const {
-        for (uint32_t lane = 0; lane < lanes; ++lane)
-            if (!(mask[lane / 64] >> (lane % 64) & 1)) return false;
-        return true;
+        const uint64_t low = lanes >= 64 ? ~0ull : (1ull << lanes) - 1;
+        return (mask[0] & low) == low && (lanes <= 64 || ~mask[1] == 0);
     }
     uint64_t elements() const { return repeats == 0 ? 0 : uint64_t(repeats - 1) * lanes + (tail != 0 ? tail : lanes); }
 };

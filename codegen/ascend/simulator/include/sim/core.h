@@ -103,7 +103,8 @@ public:
     std::array<Clock, kPipes> clock;
     std::array<double, kPipes> completed{};  // when the last result of a pipe is there; the pipe itself goes on before
     std::array<std::array<Flag, 8>, 64> flags;  // [event][id]
-    std::array<uint8_t, 64> occupied_events{};
+    std::array<uint8_t, 64> set_events{};       // of `flags`, one bit per id
+    std::array<uint8_t, 64> occupied_events{};  // taken by AllocEventID
     std::array<std::deque<Clock>, 16> cross_flags;
     std::array<uint32_t, 16> cross_sets{};
     std::array<std::deque<Clock>, 16> cross_pending;  // contributions not yet answered by the rest of the group

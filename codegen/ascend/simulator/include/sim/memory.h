@@ -51,6 +51,8 @@ public:
 
     explicit Shadow(uint64_t bytes = 0) { resize(bytes); }
     void resize(uint64_t bytes);
+    // Nothing written, nothing touched.
+    void clear();
 
     void set_initialised(uint64_t begin, uint64_t end, bool value);
     // The first byte of [begin, end) that nothing wrote, or `end`.
