@@ -32,6 +32,7 @@ from pangu_compile.ir.types import unify
 from pangu_compile.models.outlining import recording, structure
 from pangu_compile.models.program_spec import ProgramSpec
 
+from .hiding import unread_parameters_hidden
 from .importer import ImportedWeights, import_program
 
 # Example sizes of the symbolic dimensions: arbitrary, all different, and unlike each other's sums.
@@ -42,7 +43,7 @@ def _export(
     module: torch.nn.Module, args: Sequence[torch.Tensor], dynamic: Sequence[Any], what: str
 ) -> torch.export.ExportedProgram:
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), unread_parameters_hidden(module, args):
             warnings.simplefilter("ignore")
             logging.getLogger("torch.export").setLevel(logging.ERROR)
             return torch.export.export(
