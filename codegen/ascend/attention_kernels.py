@@ -52,8 +52,15 @@ class CubeBudget:
 def _budget(rows: int, width: int, latent: int) -> CubeBudget:
     m, w, c = align(rows, 16), align(width, 16), align(latent, 16)
     depth = max(KEY_TILE, DEPTH)
-    return CubeBudget(m * w * BF16, m * KEY_TILE * BF16, KEY_TILE * w * BF16, m * depth * BF16, KEY_TILE * depth * BF16,
-                      m * KEY_TILE * F32, m * c * F32)  # fmt: skip
+    return CubeBudget(
+        m * w * BF16,
+        m * KEY_TILE * BF16,
+        KEY_TILE * w * BF16,
+        m * depth * BF16,
+        KEY_TILE * depth * BF16,
+        m * KEY_TILE * F32,
+        m * c * F32,
+    )
 
 
 def _fits(b: CubeBudget, chip: Platform) -> bool:
@@ -70,16 +77,31 @@ def _task_rows(name: str, chip: Platform, width: int, latent: int) -> int:
 
 def _softmax_tile(name: str, chip: Platform, chunk: int, width: int, gather: int) -> Tile:
     buffers = [
-        Buffer("in", chunk * F32, depth=2), Buffer("out", chunk * BF16, depth=2), Buffer("wide", chunk * F32),
-        Buffer("work", 64 * F32), Buffer("scalars", 13 * F32, fixed=13 * 7 * F32),
-    ]  # fmt: skip
+        Buffer("in", chunk * F32, depth=2),
+        Buffer("out", chunk * BF16, depth=2),
+        Buffer("wide", chunk * F32),
+        Buffer("work", 64 * F32),
+        Buffer("scalars", 13 * F32, fixed=13 * 7 * F32),
+    ]
     if gather:
         buffers += [Buffer("index", fixed=gather * 4), Buffer("gathered", fixed=gather * align(width, 16) * BF16, depth=2)]
     return ub_tile(name, chip, buffers, 32)
 
 
-def attention(chip: Platform, name: str, *, kind: str, heads: int, width: int, latent: int, sinks: int, scale: float, window: int = 0,
-              ring: int = 0, top: int = 0) -> Kernel:  # fmt: skip
+def attention(
+    chip: Platform,
+    name: str,
+    *,
+    kind: str,
+    heads: int,
+    width: int,
+    latent: int,
+    sinks: int,
+    scale: float,
+    window: int = 0,
+    ring: int = 0,
+    top: int = 0,
+) -> Kernel:
     """query[T, h, C + r] bf16 -> out[T, h, C] bf16, for `kind` swa, dense or dsa.
 
     swa: keys are ring[R, C + r] (position p in row p % R) before `start`, and latent[T, C + r] from there on.
@@ -87,7 +109,7 @@ def attention(chip: Platform, name: str, *, kind: str, heads: int, width: int, l
     """
     if kind == "swa" and ring < window - 1:
         raise TilingError(f"{name}: a ring of {ring} rows for a window of {window}; at least {window - 1}")
-    if not 1 <= heads or width > 4096 or latent > width:
+    if not heads >= 1 or width > 4096 or latent > width:
         raise TilingError(f"{name}: {heads} heads, rows of {width}, values of {latent}")
     limit = _task_rows(name, chip, width, latent)
     task_heads = min(heads, limit)
@@ -116,8 +138,32 @@ def attention(chip: Platform, name: str, *, kind: str, heads: int, width: int, l
     head_blocks = -(-heads // task_heads)
     tasks = f"((t.tokens + {task_tokens - 1}u) / {task_tokens}u * {head_blocks}u)"
     blocks = f"std::min<uint32_t>(cores, std::max<uint32_t>(1u, {tasks}))"
-    return tokens_kernel(name, "attention.cpp.jinja", f"{kind}_attention", tuple(arguments), ("tokens", "start", "columns", "blocks"),
-                         units="t.blocks", core="mix", planned=(("columns", columns), ("blocks", blocks)), mode=MODES[kind],
-                         heads=heads, width=width, latent=latent, sinks=sinks, scale=scale, window=window, ring=ring, top=top,
-                         gather=gather, task_tokens=task_tokens, task_heads=task_heads, rows=rows, key_tile=KEY_TILE, depth=DEPTH,
-                         chunk=chunk, cube=budget, tile=tile, chip=chip)  # fmt: skip
+    return tokens_kernel(
+        name,
+        "attention.cpp.jinja",
+        f"{kind}_attention",
+        tuple(arguments),
+        ("tokens", "start", "columns", "blocks"),
+        units="t.blocks",
+        core="mix",
+        planned=(("columns", columns), ("blocks", blocks)),
+        mode=MODES[kind],
+        heads=heads,
+        width=width,
+        latent=latent,
+        sinks=sinks,
+        scale=scale,
+        window=window,
+        ring=ring,
+        top=top,
+        gather=gather,
+        task_tokens=task_tokens,
+        task_heads=task_heads,
+        rows=rows,
+        key_tile=KEY_TILE,
+        depth=DEPTH,
+        chunk=chunk,
+        cube=budget,
+        tile=tile,
+        chip=chip,
+    )

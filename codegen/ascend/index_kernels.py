@@ -14,36 +14,72 @@ CHUNK = 2048  # scores that are sorted at once: 64 lists of 32
 
 
 def index_score(chip: Platform, name: str, *, heads: int, channels: int, scale: float, weight_type: str = "bfloat16_t") -> Kernel:
-    """iq[T, hi, di] bf16, weight[T, hi], keys[start + T, di] bf16 -> scores[T, start + T] f32; columns after start + t are not written.
+    """iq[T, hi, di] bf16, weight[T, hi], keys[start + T, di] bf16 -> scores[T, start + T] f32.
 
-    `scale` (positive) is the indexer's head_dim^-0.5. Workspace: products of two slots per AI core.
+    Columns after start + t are not written. `scale` (positive) is the indexer's head_dim^-0.5. The workspace holds products of two
+    slots per AI core.
     """
     if not 1 <= heads <= 128 or not 1 <= channels <= 1024 or scale <= 0:
         raise TilingError(f"{name}: {heads} index heads of {channels}, scale {scale}; at most 128 of 1024, and a positive scale")
     task_tokens = max(1, 96 // heads)
     rows = heads * task_tokens
     m, w = align(rows, 16), align(channels, 16)
-    cube = CubeBudget(m * w * BF16, 0, KEY_TILE * w * BF16, m * DEPTH * BF16, KEY_TILE * DEPTH * BF16, m * KEY_TILE * F32, 0,
-                      query_depth=2, score_depth=2)  # fmt: skip
+    cube = CubeBudget(
+        m * w * BF16,
+        0,
+        KEY_TILE * w * BF16,
+        m * DEPTH * BF16,
+        KEY_TILE * DEPTH * BF16,
+        m * KEY_TILE * F32,
+        0,
+        query_depth=2,
+        score_depth=2,
+    )
     if cube.l1 > chip.l1 or cube.l0c > chip.l0c:
         raise TilingError(f"{name}: {rows} rows of {channels} do not fit L1 ({chip.l1}) or L0C ({chip.l0c})")
     head = align(heads, 16)
-    tile = ub_tile(name, chip, [
-        Buffer("product", fixed=heads * KEY_TILE * F32, depth=2), Buffer("weight", fixed=head * F32, depth=2),
-        Buffer("score", fixed=KEY_TILE * F32, depth=2), Buffer("wide", fixed=head * F32), Buffer("spread", fixed=head * 8 * F32),
-    ], 1)  # fmt: skip
+    tile = ub_tile(
+        name,
+        chip,
+        [
+            Buffer("product", fixed=heads * KEY_TILE * F32, depth=2),
+            Buffer("weight", fixed=head * F32, depth=2),
+            Buffer("score", fixed=KEY_TILE * F32, depth=2),
+            Buffer("wide", fixed=head * F32),
+            Buffer("spread", fixed=head * 8 * F32),
+        ],
+        1,
+    )
     arguments = (
-        Argument("iq", "bfloat16_t", f"tokens, {heads}, {channels}"), Argument("weight", weight_type, f"tokens, {heads}"),
+        Argument("iq", "bfloat16_t", f"tokens, {heads}, {channels}"),
+        Argument("weight", weight_type, f"tokens, {heads}"),
         Argument("keys", "bfloat16_t", f"start, {channels} + tokens, {channels}"),
         Argument("scores", "float", "tokens, start + tokens, tokens", "out"),
         Argument("workspace", "float", f"blocks, 2, {rows}, {KEY_TILE}", "workspace"),
-    )  # fmt: skip
+    )
     tasks = f"((t.tokens + {task_tokens - 1}u) / {task_tokens}u) * ((t.start + t.tokens + {KEY_TILE - 1}u) / {KEY_TILE}u)"
     blocks = f"std::min<uint32_t>(cores, std::max<uint32_t>(1u, {tasks}))"
-    return tokens_kernel(name, "index_score.cpp.jinja", "dsa_attention", arguments, ("tokens", "start", "blocks"), units="t.blocks",
-                         core="mix", planned=(("blocks", blocks),), heads=heads, channels=channels, scale=scale, rows=rows,
-                         weight_type=weight_type, task_tokens=task_tokens, key_tile=KEY_TILE, depth=DEPTH, cube=cube, tile=tile,
-                         chip=chip)  # fmt: skip
+    return tokens_kernel(
+        name,
+        "index_score.cpp.jinja",
+        "dsa_attention",
+        arguments,
+        ("tokens", "start", "blocks"),
+        units="t.blocks",
+        core="mix",
+        planned=(("blocks", blocks),),
+        heads=heads,
+        channels=channels,
+        scale=scale,
+        rows=rows,
+        weight_type=weight_type,
+        task_tokens=task_tokens,
+        key_tile=KEY_TILE,
+        depth=DEPTH,
+        cube=cube,
+        tile=tile,
+        chip=chip,
+    )
 
 
 def index_topk(chip: Platform, name: str, *, top: int) -> Kernel:
@@ -54,17 +90,35 @@ def index_topk(chip: Platform, name: str, *, top: int) -> Kernel:
     chunk = CHUNK if keep > 512 else 512
     few = min(chunk, keep)
     buffers = [
-        Buffer("scores", fixed=chunk * F32, depth=2), Buffer("lists", fixed=keep * PAIR, depth=2), Buffer("out", fixed=keep * PAIR),
-        Buffer("count", fixed=chunk * 4), Buffer("score", fixed=chunk * F32), Buffer("sorted", fixed=chunk * PAIR),
-        Buffer("merged", fixed=chunk * PAIR), Buffer("best", fixed=keep * PAIR), Buffer("union", fixed=2 * keep * PAIR),
-    ]  # fmt: skip
+        Buffer("scores", fixed=chunk * F32, depth=2),
+        Buffer("lists", fixed=keep * PAIR, depth=2),
+        Buffer("out", fixed=keep * PAIR),
+        Buffer("count", fixed=chunk * 4),
+        Buffer("score", fixed=chunk * F32),
+        Buffer("sorted", fixed=chunk * PAIR),
+        Buffer("merged", fixed=chunk * PAIR),
+        Buffer("best", fixed=keep * PAIR),
+        Buffer("union", fixed=2 * keep * PAIR),
+    ]
     tile = ub_tile(name, chip, buffers, 1)
     arguments = (
-        Argument("scores", "float", "tokens, start + tokens, tokens"), Argument("index", "int32_t", f"tokens, {top}", "out"),
+        Argument("scores", "float", "tokens, start + tokens, tokens"),
+        Argument("index", "int32_t", f"tokens, {top}", "out"),
         Argument("workspace", "float", f"tokens, pieces, {keep}, 2", "workspace"),
-    )  # fmt: skip
+    )
     chunks = f"(t.start + t.tokens + {chunk - 1}u) / {chunk}u"
     pieces = f"std::max<uint32_t>(1u, std::min<uint32_t>({chunks}, cores / std::max<uint32_t>(1u, t.tokens)))"
-    return tokens_kernel(name, "index_topk.cpp.jinja", "dsa_attention", arguments, ("tokens", "start", "pieces"),
-                         units="t.tokens * t.pieces", planned=(("pieces", pieces),), top=top, keep=keep, chunk=chunk, few=few,
-                         tile=tile)  # fmt: skip
+    return tokens_kernel(
+        name,
+        "index_topk.cpp.jinja",
+        "dsa_attention",
+        arguments,
+        ("tokens", "start", "pieces"),
+        units="t.tokens * t.pieces",
+        planned=(("pieces", pieces),),
+        top=top,
+        keep=keep,
+        chunk=chunk,
+        few=few,
+        tile=tile,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 _FILE = Path(__file__).with_name("platforms.json")
@@ -26,7 +26,7 @@ class Platform:
     l0c: int
 
 
-@lru_cache(maxsize=None)
+@cache
 def platform(name: str) -> Platform:
     """The chip of that name, or the smallest of a target's family. KeyError lists the known names."""
     chips = json.loads(_FILE.read_text())
@@ -34,5 +34,6 @@ def platform(name: str) -> Platform:
     if chip not in chips:
         raise KeyError(f"unknown chip {name!r}: one of {', '.join([*TARGETS, *chips])}")
     c = chips[chip]
-    return Platform(chip, c["cube_core_cnt"], c["vector_core_cnt"], c["ub_size"], c["l1_size"], c["l0_a_size"],
-                    c["l0_b_size"], c["l0_c_size"])  # fmt: skip
+    return Platform(
+        chip, c["cube_core_cnt"], c["vector_core_cnt"], c["ub_size"], c["l1_size"], c["l0_a_size"], c["l0_b_size"], c["l0_c_size"]
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .kernel import Argument, Kernel
 from .platform import Platform
 from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
-from .vector_kernels import BF16, F32, FACTORS, RESERVE, factor_bytes, reduce_work, tokens_kernel
+from .vector_kernels import BF16, F32, FACTORS, RESERVE, cores_per_token, factor_bytes, reduce_work, tokens_kernel
 
 MAX_PARTS = 64  # partial sums that a core adds up at once: slices of one token, or eight tokens of one slice
 
@@ -70,10 +70,12 @@ def _mix_buffers(s: _Shape, width: int, phi_depth: int = 2) -> list[Buffer]:
     n, pitch = s.streams, align(width, 16)
     tile, vectors = n * pitch, int(s.pre is not None and s.pre.gamma) + int(s.block_norm)
     buffers = [
-        Buffer("x", (tile + (pitch if s.post else 0)) * BF16, depth=2), Buffer("wide", tile * F32 * (2 if s.post else 1)),
-        Buffer("scaled", tile * F32 if vectors else 0), Buffer("accumulator", max(s.sums, 1) * 64 * F32),
+        Buffer("x", (tile + (pitch if s.post else 0)) * BF16, depth=2),
+        Buffer("wide", tile * F32 * (2 if s.post else 1)),
+        Buffer("scaled", tile * F32 if vectors else 0),
+        Buffer("accumulator", max(s.sums, 1) * 64 * F32),
         Buffer("sums", s.part * F32, depth=2),
-    ]  # fmt: skip
+    ]
     if s.pre:
         buffers.append(Buffer("phi", fixed=s.coefficients * tile * F32, depth=phi_depth))
     if vectors:
@@ -81,15 +83,18 @@ def _mix_buffers(s: _Shape, width: int, phi_depth: int = 2) -> list[Buffer]:
     if s.post:
         few, many = n, n * n
         buffers += [
-            Buffer("branch", pitch * F32), Buffer("new", tile * s.new_size, depth=2),
-            Buffer("whole", (few + many) * F32, fixed=16 * F32 + max(align(s.hidden, 16) * BF16, pitch * F32)), Buffer("spread", (few + many) * 8 * F32, fixed=16 * 8 * F32),
-        ]  # fmt: skip
+            Buffer("branch", pitch * F32),
+            Buffer("new", tile * s.new_size, depth=2),
+            Buffer("whole", (few + many) * F32, fixed=16 * F32 + max(align(s.hidden, 16) * BF16, pitch * F32)),
+            Buffer("spread", (few + many) * 8 * F32, fixed=16 * 8 * F32),
+        ]
         if s.post.out_eps is not None:
             whole = align(s.hidden, 16)
             buffers += [
                 Buffer("whole_wide", fixed=whole * F32),
-                Buffer("work", fixed=32 + reduce_work(s.hidden)), FACTORS,
-            ]  # fmt: skip
+                Buffer("work", fixed=32 + reduce_work(s.hidden)),
+                FACTORS,
+            ]
     return buffers
 
 
@@ -106,9 +111,11 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
     n, whole = s.streams, align(s.hidden, 16)
     tile = n * align(width, 16)
     buffers = [
-        Buffer("parts", fixed=MAX_PARTS * s.part * F32), Buffer("lanes", fixed=_lane_floats(s) * F32),
-        Buffer("x", fixed=tile * s.new_size, depth=2), Buffer("wide", fixed=tile * F32),
-    ]  # fmt: skip
+        Buffer("parts", fixed=MAX_PARTS * s.part * F32),
+        Buffer("lanes", fixed=_lane_floats(s) * F32),
+        Buffer("x", fixed=tile * s.new_size, depth=2),
+        Buffer("wide", fixed=tile * F32),
+    ]
     if s.block_norm:
         buffers += [Buffer("block", fixed=tile * F32, depth=2), Buffer("new", fixed=tile * BF16, depth=2)]
     if s.pre:
@@ -117,9 +124,11 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
             buffers += [Buffer("post", fixed=8 * n * F32, depth=2), Buffer("res", fixed=8 * n * n * F32, depth=2)]
         if s.pre.norm_eps is not None:
             buffers += [
-                Buffer("gamma", fixed=whole * F32), Buffer("square", fixed=whole * F32), Buffer("work", fixed=32 + reduce_work(s.hidden)),
+                Buffer("gamma", fixed=whole * F32),
+                Buffer("square", fixed=whole * F32),
+                Buffer("work", fixed=32 + reduce_work(s.hidden)),
                 Buffer("factors", fixed=factor_bytes(1)),
-            ]  # fmt: skip
+            ]
     return buffers
 
 
@@ -139,7 +148,9 @@ def _first_that_fits(name: str, chip: Platform, s: _Shape) -> tuple[int, int, Ti
         if best[2].rows >= 4 or depth == 1:
             break
     if best is None:
-        raise TilingError(f"{name}: {s.streams} streams of {s.hidden} do not fit {chip.ub} bytes of UB; split them before this kernel")
+        raise TilingError(
+            f"{name}: {s.streams} streams of {s.hidden} do not fit {chip.ub} bytes of UB; split them before this kernel"
+        )
     return best
 
 
@@ -157,15 +168,21 @@ def _arguments(s: _Shape) -> tuple[Argument, ...]:
     streams = f"tokens, {n}, {h}"
     result = [Argument("x", "bfloat16_t", streams)]
     if s.post:
-        result += [Argument("out", "bfloat16_t", f"tokens, {h}"), Argument("post", "float", f"tokens, {n}"),
-                   Argument("res", "float", f"tokens, {n}, {n}")]  # fmt: skip
+        result += [
+            Argument("out", "bfloat16_t", f"tokens, {h}"),
+            Argument("post", "float", f"tokens, {n}"),
+            Argument("res", "float", f"tokens, {n}, {n}"),
+        ]
         if s.post.out_eps is not None:
             result.append(Argument("out_norm", "float", f"{h}"))
         if s.post.block_eps is not None:
             result.append(Argument("block_norm", "float", f"{n * h}"))
     if s.pre:
-        result += [Argument("phi", "float", f"{s.coefficients}, {n * h}"), Argument("alpha", "float", "1" if s.pre.merge else "3"),
-                   Argument("beta", "float", f"{s.coefficients}")]  # fmt: skip
+        result += [
+            Argument("phi", "float", f"{s.coefficients}, {n * h}"),
+            Argument("alpha", "float", "1" if s.pre.merge else "3"),
+            Argument("beta", "float", f"{s.coefficients}"),
+        ]
         if s.pre.gamma:
             result.append(Argument("gamma", "float", f"{n * h}"))
         if s.pre.norm_eps is not None:
@@ -175,8 +192,11 @@ def _arguments(s: _Shape) -> tuple[Argument, ...]:
     if s.pre and s.pre.merge:
         result.append(Argument("h", "bfloat16_t", f"tokens, {h}", "out"))
     elif s.pre:
-        result += [Argument("y", "bfloat16_t", f"tokens, {h}", "out"), Argument("new_post", "float", f"tokens, {n}", "out"),
-                   Argument("new_res", "float", f"tokens, {n}, {n}", "out")]  # fmt: skip
+        result += [
+            Argument("y", "bfloat16_t", f"tokens, {h}", "out"),
+            Argument("new_post", "float", f"tokens, {n}", "out"),
+            Argument("new_res", "float", f"tokens, {n}, {n}", "out"),
+        ]
     floats = f"slices, tokens, {s.part}" + (f" + tokens, {n * h}" if s.block_norm else "")
     return (*result, Argument("workspace", "float", floats, "workspace"))
 
@@ -193,14 +213,38 @@ def mhc(chip: Platform, name: str, *, streams: int, hidden: int, post: Post | No
     finish_width, finish = _finish_tile(name, chip, s)
     second = pre is not None or s.block_norm
     op = "mhc_merge" if pre and pre.merge else "mhc_post_pre" if pre and post else "mhc_pre" if pre else "mhc_post"
-    slices = f"std::min<uint32_t>({min(ceil_div(hidden, 64), MAX_PARTS)}u, std::max<uint32_t>(1u, cores / std::max<uint32_t>(1u, t.tokens)))"
+    slices = cores_per_token(min(ceil_div(hidden, 64), MAX_PARTS))
     return tokens_kernel(
-        name, "mhc.cpp.jinja", op, _arguments(s), ("tokens", "slices"), units="t.tokens * t.slices", planned=(("slices", slices),),
-        streams=streams, hidden=hidden, post=post is not None, coefficients=s.coefficients, sums=s.sums, part=s.part,
-        width=width, phi_depth=phi_depth, mix=mix, finish=finish, finish_width=min(finish_width, hidden), max_parts=MAX_PARTS, second=second,
-        merge=bool(pre and pre.merge), gamma=bool(pre and pre.gamma), norm=bool(pre and pre.norm_eps is not None),
-        out_norm=bool(post and post.out_eps is not None), block_norm=s.block_norm,
-        out_eps=(post and post.out_eps) or 0.0, block_eps=(post and post.block_eps) or 0.0, norm_eps=(pre and pre.norm_eps) or 0.0,
-        pre_eps=pre.pre_eps if pre else 0.0, mhc_eps=pre.mhc_eps if pre else 0.0, iterations=pre.iterations if pre else 0,
+        name,
+        "mhc.cpp.jinja",
+        op,
+        _arguments(s),
+        ("tokens", "slices"),
+        units="t.tokens * t.slices",
+        planned=(("slices", slices),),
+        streams=streams,
+        hidden=hidden,
+        post=post is not None,
+        coefficients=s.coefficients,
+        sums=s.sums,
+        part=s.part,
+        width=width,
+        phi_depth=phi_depth,
+        mix=mix,
+        finish=finish,
+        finish_width=min(finish_width, hidden),
+        max_parts=MAX_PARTS,
+        second=second,
+        merge=bool(pre and pre.merge),
+        gamma=bool(pre and pre.gamma),
+        norm=bool(pre and pre.norm_eps is not None),
+        out_norm=bool(post and post.out_eps is not None),
+        block_norm=s.block_norm,
+        out_eps=(post and post.out_eps) or 0.0,
+        block_eps=(post and post.block_eps) or 0.0,
+        norm_eps=(pre and pre.norm_eps) or 0.0,
+        pre_eps=pre.pre_eps if pre else 0.0,
+        mhc_eps=pre.mhc_eps if pre else 0.0,
+        iterations=pre.iterations if pre else 0,
         new_type="float" if s.block_norm else "bfloat16_t",
-    )  # fmt: skip
+    )

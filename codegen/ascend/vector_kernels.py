@@ -37,12 +37,26 @@ def ub_tile(name: str, chip: Platform, buffers: list[Buffer], limit: int = 128) 
     return solve(name, "UB", chip.ub - RESERVE, buffers, limit)
 
 
+def cores_per_token(limit: int) -> str:
+    """C expression of the host plan: how many cores, at most `limit`, share a token where tokens are few."""
+    return f"std::min<uint32_t>({limit}u, std::max<uint32_t>(1u, cores / std::max<uint32_t>(1u, t.tokens)))"
+
+
 def struct_name(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_")) + "Tiling"
 
 
-def tokens_kernel(name: str, template: str, op: str, arguments: tuple[Argument, ...], fields: tuple[str, ...] = ("tokens",),
-                  units: str = "t.tokens", core: str = "aiv", planned: tuple[tuple[str, str], ...] = (), **values: Any) -> Kernel:  # fmt: skip
+def tokens_kernel(
+    name: str,
+    template: str,
+    op: str,
+    arguments: tuple[Argument, ...],
+    fields: tuple[str, ...] = ("tokens",),
+    units: str = "t.tokens",
+    core: str = "aiv",
+    planned: tuple[tuple[str, str], ...] = (),
+    **values: Any,
+) -> Kernel:
     """Renders `template`, which sees the kernel's name and struct and `values`."""
     source = render(template, name=name, struct=struct_name(name), op=op, arguments=arguments, **values)
     return Kernel(name, source, arguments, fields, units, core=core, planned=planned, op=op)
@@ -69,8 +83,18 @@ def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: 
         Argument("y", "int8_t" if quantise else "bfloat16_t", f"tokens, {channels}", "out"),
         *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
     )
-    return tokens_kernel(name, "rms_norm.cpp.jinja", "rms_norm", arguments, channels=channels, pitch=pitch, eps=eps,
-                         quantise=quantise, tile=tile, out_type=arguments[2].dtype)  # fmt: skip
+    return tokens_kernel(
+        name,
+        "rms_norm.cpp.jinja",
+        "rms_norm",
+        arguments,
+        channels=channels,
+        pitch=pitch,
+        eps=eps,
+        quantise=quantise,
+        tile=tile,
+        out_type=arguments[2].dtype,
+    )
 
 
 @dataclass(frozen=True)
@@ -93,13 +117,25 @@ class RotaryPart:
 def _turn_buffers(part: RotaryPart, heads: int = 1, tables: bool = True) -> list[Buffer]:
     row = heads * part.pitch
     return [
-        Buffer("pair", 2 * row * BF16, depth=2), Buffer("table", 2 * part.pitch * F32, depth=2),
-        Buffer("turned", 2 * row * BF16, depth=2), Buffer("turn", 5 * row * F32),
-    ]  # fmt: skip
+        Buffer("pair", 2 * row * BF16, depth=2),
+        Buffer("table", 2 * part.pitch * F32, depth=2),
+        Buffer("turned", 2 * row * BF16, depth=2),
+        Buffer("turn", 5 * row * F32),
+    ]
 
 
-def conv_norm(chip: Platform, name: str, *, channels: int, taps: int = 0, ring: int = 0, norm_eps: float | None = None,
-              rotary: int = 0, x_pitch: int = 0, y_pitch: int = 0) -> Kernel:  # fmt: skip
+def conv_norm(
+    chip: Platform,
+    name: str,
+    *,
+    channels: int,
+    taps: int = 0,
+    ring: int = 0,
+    norm_eps: float | None = None,
+    rotary: int = 0,
+    x_pitch: int = 0,
+    y_pitch: int = 0,
+) -> Kernel:
     """MoME convolution with ring state, RMS norm, rotary embedding of the channels after them: whichever are asked for.
 
     x[T, C (+ rotary)] bf16 -> rows `row`.. of y[.., C (+ rotary)]; weight[k, C] f32 is the OpDef's [C, 1, k] transposed.
@@ -141,10 +177,25 @@ def conv_norm(chip: Platform, name: str, *, channels: int, taps: int = 0, ring: 
     fields = ("tokens", "row", *(("start",) if taps else ()), *(() if norm else ("slices",)))
     parts = f"std::max<uint32_t>(1u, t.tokens / {taps - 1}u)" if taps > 1 else "std::max<uint32_t>(1u, t.tokens)"
     slices = f"std::min<uint32_t>({ceil_div(channels, 64)}u, std::max<uint32_t>(1u, cores / {parts}))"
-    return tokens_kernel(name, "conv_norm.cpp.jinja", "mome_conv" if not norm else "mla_prologue", tuple(arguments), fields,
-                         units=parts if norm else f"{parts} * t.slices", planned=() if norm else (("slices", slices),),
-                         channels=channels, width=width, taps=taps, ring=ring, norm=norm, eps=norm_eps or 0.0, rotary=part,
-                         x_pitch=x_pitch, y_pitch=y_pitch, tile=ub_tile(name, chip, buffers))  # fmt: skip
+    return tokens_kernel(
+        name,
+        "conv_norm.cpp.jinja",
+        "mome_conv" if not norm else "mla_prologue",
+        tuple(arguments),
+        fields,
+        units=parts if norm else f"{parts} * t.slices",
+        planned=() if norm else (("slices", slices),),
+        channels=channels,
+        width=width,
+        taps=taps,
+        ring=ring,
+        norm=norm,
+        eps=norm_eps or 0.0,
+        rotary=part,
+        x_pitch=x_pitch,
+        y_pitch=y_pitch,
+        tile=ub_tile(name, chip, buffers),
+    )
 
 
 def rotary(chip: Platform, name: str, *, heads: int, channels: int, dim: int, offset: int) -> Kernel:
@@ -154,8 +205,9 @@ def rotary(chip: Platform, name: str, *, heads: int, channels: int, dim: int, of
         raise TilingError(f"{name}: {dim} channels from {offset} on of {heads} heads of {channels}")
     tile = ub_tile(name, chip, _turn_buffers(part, heads), limit=255 // heads)
     arguments = (Argument("x", "bfloat16_t", f"tokens, {heads}, {channels}", "inout"), Argument("table", "float", f"tokens, {dim}"))
-    return tokens_kernel(name, "rotary.cpp.jinja", "rotary", arguments, heads=heads, channels=channels, half=part.half,
-                         offset=offset, tile=tile)  # fmt: skip
+    return tokens_kernel(
+        name, "rotary.cpp.jinja", "rotary", arguments, heads=heads, channels=channels, half=part.half, offset=offset, tile=tile
+    )
 
 
 def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float, bias: bool = False) -> Kernel:
@@ -165,20 +217,40 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
     rest_pitch = max(16, align(rest, 16))
     row = 2 * part.pitch + rest_pitch
     buffers = [
-        Buffer("x", pitch * BF16, depth=2), Buffer("parts", row * BF16, depth=2), Buffer("table", 2 * part.pitch * F32, depth=2),
-        Buffer("y", row * BF16, depth=2), Buffer("parameters", fixed=(2 if bias else 1) * row * F32),
-        Buffer("wide", pitch * F32), Buffer("square", pitch * F32), Buffer("wide_parts", (row + 3 * part.pitch) * F32),
-        Buffer("work", reduce_work(channels), fixed=32), FACTORS,
-    ]  # fmt: skip
+        Buffer("x", pitch * BF16, depth=2),
+        Buffer("parts", row * BF16, depth=2),
+        Buffer("table", 2 * part.pitch * F32, depth=2),
+        Buffer("y", row * BF16, depth=2),
+        Buffer("parameters", fixed=(2 if bias else 1) * row * F32),
+        Buffer("wide", pitch * F32),
+        Buffer("square", pitch * F32),
+        Buffer("wide_parts", (row + 3 * part.pitch) * F32),
+        Buffer("work", reduce_work(channels), fixed=32),
+        FACTORS,
+    ]
     if bias:
         buffers.append(Buffer("means", FACTORS.per_row, fixed=FACTORS.fixed))
     arguments = (
-        Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("gamma", "float", f"{channels}"),
-        *((Argument("beta", "float", f"{channels}"),) if bias else ()), Argument("table", "float", f"tokens, {dim}"),
+        Argument("x", "bfloat16_t", f"tokens, {channels}"),
+        Argument("gamma", "float", f"{channels}"),
+        *((Argument("beta", "float", f"{channels}"),) if bias else ()),
+        Argument("table", "float", f"tokens, {dim}"),
         Argument("cache", "bfloat16_t", f"row, {channels} + tokens, {channels}", "out"),
-    )  # fmt: skip
-    return tokens_kernel(name, "index_key.cpp.jinja", "index_prologue", arguments, ("tokens", "row"), channels=channels, pitch=pitch,
-                         rest_pitch=rest_pitch, half=part.half, eps=eps, bias=bias, tile=ub_tile(name, chip, buffers))  # fmt: skip
+    )
+    return tokens_kernel(
+        name,
+        "index_key.cpp.jinja",
+        "index_prologue",
+        arguments,
+        ("tokens", "row"),
+        channels=channels,
+        pitch=pitch,
+        rest_pitch=rest_pitch,
+        half=part.half,
+        eps=eps,
+        bias=bias,
+        tile=ub_tile(name, chip, buffers),
+    )
 
 
 def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False) -> Kernel:
@@ -190,10 +262,12 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False) -> 
         # quantise_rows needs a whole row of magnitudes
         temporary = pitch if quantise else part
         result = [
-            Buffer("gate", part * BF16, depth=2), Buffer("up", part * BF16, depth=2),
-            Buffer("y", out_pitch * (1 if quantise else BF16), depth=depth), Buffer("product", pitch * F32),
+            Buffer("gate", part * BF16, depth=2),
+            Buffer("up", part * BF16, depth=2),
+            Buffer("y", out_pitch * (1 if quantise else BF16), depth=depth),
+            Buffer("product", pitch * F32),
             Buffer("temporary", temporary * F32),
-        ]  # fmt: skip
+        ]
         if quantise:
             result += [Buffer("scale", F32, fixed=7 * F32, depth=2), Buffer("work", reduce_work(width), fixed=32), FACTORS]
         return result
@@ -211,32 +285,67 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False) -> 
         Argument("y", "int8_t" if quantise else "bfloat16_t", f"tokens, {width}", "out"),
         *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
     )
-    return tokens_kernel(name, "swiglu.cpp.jinja", "dense_ffn", arguments, width=width, pitch=pitch, out_pitch=out_pitch,
-                         chunk=min(chunk, width), out_depth=depth, quantise=quantise, tile=tile, out_type=arguments[1].dtype)  # fmt: skip
+    return tokens_kernel(
+        name,
+        "swiglu.cpp.jinja",
+        "dense_ffn",
+        arguments,
+        width=width,
+        pitch=pitch,
+        out_pitch=out_pitch,
+        chunk=min(chunk, width),
+        out_depth=depth,
+        quantise=quantise,
+        tile=tile,
+        out_type=arguments[1].dtype,
+    )
 
 
-def residual(chip: Platform, name: str, *, channels: int, out_eps: float | None = None, block_eps: float | None = None,
-             norm_eps: float | None = None) -> Kernel:  # fmt: skip
+def residual(
+    chip: Platform,
+    name: str,
+    *,
+    channels: int,
+    out_eps: float | None = None,
+    block_eps: float | None = None,
+    norm_eps: float | None = None,
+) -> Kernel:
     """x[T, C] + norm(out) -> new_x, normed by block_norm where it has an epsilon; y is that under `norm`. bf16, weights f32."""
     pitch = align(channels, 16)
     norms = [n for n, eps in (("out_norm", out_eps), ("block_norm", block_eps), ("norm", norm_eps)) if eps is not None]
     buffers = [
-        Buffer("in", 2 * pitch * BF16, depth=2), Buffer("result", pitch * BF16, depth=2), Buffer("sum", pitch * F32),
+        Buffer("in", 2 * pitch * BF16, depth=2),
+        Buffer("result", pitch * BF16, depth=2),
+        Buffer("sum", pitch * F32),
         Buffer("branch", pitch * F32),
-    ]  # fmt: skip
+    ]
     if norms:
         buffers += [Buffer("gamma", fixed=len(norms) * pitch * F32), Buffer("work", reduce_work(channels), fixed=32), FACTORS]
     if out_eps is not None:
         buffers.append(Buffer("square", pitch * F32))
     arguments = (
-        Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("out", "bfloat16_t", f"tokens, {channels}"),
-        *(Argument(n, "float", f"{channels}") for n in norms), Argument("new_x", "bfloat16_t", f"tokens, {channels}", "out"),
+        Argument("x", "bfloat16_t", f"tokens, {channels}"),
+        Argument("out", "bfloat16_t", f"tokens, {channels}"),
+        *(Argument(n, "float", f"{channels}") for n in norms),
+        Argument("new_x", "bfloat16_t", f"tokens, {channels}", "out"),
         *((Argument("y", "bfloat16_t", f"tokens, {channels}", "out"),) if norm_eps is not None else ()),
-    )  # fmt: skip
-    return tokens_kernel(name, "residual.cpp.jinja", "residual", arguments, channels=channels, pitch=pitch, norms=norms,
-                         out_norm=out_eps is not None, block_norm=block_eps is not None, norm=norm_eps is not None,
-                         out_eps=out_eps or 0.0, block_eps=block_eps or 0.0, norm_eps=norm_eps or 0.0,
-                         tile=ub_tile(name, chip, buffers))  # fmt: skip
+    )
+    return tokens_kernel(
+        name,
+        "residual.cpp.jinja",
+        "residual",
+        arguments,
+        channels=channels,
+        pitch=pitch,
+        norms=norms,
+        out_norm=out_eps is not None,
+        block_norm=block_eps is not None,
+        norm=norm_eps is not None,
+        out_eps=out_eps or 0.0,
+        block_eps=block_eps or 0.0,
+        norm_eps=norm_eps or 0.0,
+        tile=ub_tile(name, chip, buffers),
+    )
 
 
 def ring_write(chip: Platform, name: str, *, channels: int, ring: int) -> Kernel:
@@ -244,5 +353,15 @@ def ring_write(chip: Platform, name: str, *, channels: int, ring: int) -> Kernel
     pitch = align(channels, 16)
     tile = ub_tile(name, chip, [Buffer("rows", pitch * BF16, depth=2)], 64)
     arguments = (Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("ring", "bfloat16_t", f"{ring}, {channels}", "inout"))
-    return tokens_kernel(name, "ring_write.cpp.jinja", "swa_attention", arguments, ("tokens", "start"),
-                         units=f"std::min<uint32_t>(t.tokens, {ring}u)", channels=channels, pitch=pitch, ring=ring, tile=tile)  # fmt: skip
+    return tokens_kernel(
+        name,
+        "ring_write.cpp.jinja",
+        "swa_attention",
+        arguments,
+        ("tokens", "start"),
+        units=f"std::min<uint32_t>(t.tokens, {ring}u)",
+        channels=channels,
+        pitch=pitch,
+        ring=ring,
+        tile=tile,
+    )

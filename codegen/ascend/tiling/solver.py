@@ -62,7 +62,9 @@ def solve(kernel: str, memory: str, capacity: int, buffers: Sequence[Buffer], li
         middle = (low + high + 1) // 2
         low, high = (middle, high) if _total(buffers, middle) <= capacity else (low, middle - 1)
     if low == 0:
-        raise TilingError(f"{kernel}: one row needs {_total(buffers, 1)} bytes of {memory}, the chip has {capacity}; "
-                          "split the row before this kernel")  # fmt: skip
+        raise TilingError(
+            f"{kernel}: one row needs {_total(buffers, 1)} bytes of {memory}, the chip has {capacity}; "
+            "split the row before this kernel"
+        )
     sizes = MappingProxyType({b.name: b.slot(low) for b in buffers})
     return Tile(low, sizes, _total(buffers, low), capacity)

@@ -76,8 +76,9 @@ class Library:
             if array.dtype != DTYPES[a.dtype]:
                 raise TypeError(f"{name}: {a.name} is {array.dtype}, not {a.dtype}")
             padded = _aligned(array)
-            self.library.pangu_sim_gm_register(padded.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint64(padded.nbytes), a.name.encode(),
-                                               int(given is not None))  # fmt: skip
+            self.library.pangu_sim_gm_register(
+                padded.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint64(padded.nbytes), a.name.encode(), int(given is not None)
+            )
             held.append(padded)
             if a.role in ("out", "inout"):
                 outputs[a.name] = padded

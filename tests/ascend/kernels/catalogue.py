@@ -1,0 +1,108 @@
+"""The kernels under test and their shapes: the published model's, the small checkpoint's, and odd ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pangu_compile.codegen.ascend.attention_kernels import attention
+from pangu_compile.codegen.ascend.index_kernels import index_score, index_topk
+from pangu_compile.codegen.ascend.platform import platform
+from pangu_compile.codegen.ascend.select_kernels import argmax, moe_gate, mtp_verify
+from pangu_compile.codegen.ascend.stream_kernels import Post, Pre, mhc
+from pangu_compile.codegen.ascend.vector_kernels import conv_norm, index_key, residual, ring_write, rms_norm, rotary, swiglu
+
+CHIP = platform("ascend910b")
+EPS = 1e-5
+FULL = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS)
+
+RMS = {
+    "rms_96": dict(channels=96, eps=EPS),
+    "rms_2560": dict(channels=2560, eps=EPS),
+    "rms_quant_96": dict(channels=96, eps=EPS, quantise=True),
+    "rms_quant_81": dict(channels=81, eps=EPS, quantise=True),
+}
+RESIDUAL = {
+    "residual_all": dict(channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS),
+    "residual_plain": dict(channels=96),
+    "residual_norm": dict(channels=130, out_eps=EPS, norm_eps=EPS),
+}
+SWIGLU = {
+    "swiglu_50": dict(width=50),
+    "swiglu_quant_96": dict(width=96, quantise=True),
+    "swiglu_quant_9216": dict(width=9216, quantise=True),
+    "swiglu_12000": dict(width=12000),
+}
+CONV = {
+    "conv_144": dict(channels=144, taps=3, ring=5),
+    "conv_1100": dict(channels=1100, taps=4, ring=4),
+    "conv_2": dict(channels=23, taps=2, ring=1),
+    "query_low": dict(channels=96, taps=3, ring=5, norm_eps=EPS),
+    "latent_row": dict(channels=64, taps=3, ring=5, norm_eps=EPS, rotary=16),
+    "latent_odd": dict(channels=23, norm_eps=EPS, rotary=6),
+    "latent_512": dict(channels=512, taps=3, ring=5, norm_eps=EPS, rotary=64),
+}
+ROTARY = {
+    "rotary_3": dict(heads=3, channels=24, dim=10, offset=14),
+    "rotary_48": dict(heads=48, channels=192, dim=64, offset=128),
+    "rotary_index": dict(heads=4, channels=32, dim=16, offset=0),
+}
+INDEX_KEY = {
+    "key_32": dict(channels=32, dim=16, eps=1e-6),
+    "key_bias": dict(channels=17, dim=10, eps=1e-6, bias=True),
+    "key_whole": dict(channels=10, dim=10, eps=1e-6),
+}
+GATE = {
+    "gate_5": dict(experts=5, k=2, bias=False, normalise=False, scale=1.0, eps=1e-20),
+    "gate_33": dict(experts=33, k=9, bias=True, normalise=True, scale=1.7, eps=1e-20),
+    "gate_256": dict(experts=256, k=8, bias=True, normalise=True, scale=2.5, eps=1e-20),
+    "gate_384": dict(experts=384, k=8, bias=True, normalise=True, scale=2.5, eps=1e-20),
+}
+ARGMAX = {"argmax_9000": dict(columns=9000), "argmax_77": dict(columns=77, dtype="bfloat16_t")}
+VERIFY = {"verify_3": dict(drafts=3), "verify_1": dict(drafts=1)}
+MHC = {
+    "pre_2560": dict(streams=4, hidden=2560, pre=FULL),
+    "pre_odd": dict(streams=3, hidden=23, pre=Pre(EPS, 1e-6, False, 2)),
+    "chain_96": dict(streams=4, hidden=96, post=Post(EPS), pre=FULL),
+    "chain_block": dict(streams=2, hidden=97, post=Post(EPS, EPS), pre=FULL),
+    "chain_one": dict(streams=1, hidden=40, post=Post(), pre=Pre(EPS, 1e-6, True, 5)),
+    "post_block": dict(streams=3, hidden=97, post=Post(None, EPS)),
+    "post_plain": dict(streams=2, hidden=130, post=Post(EPS)),
+    "merge_96": dict(streams=4, hidden=96, pre=Pre(EPS, 1e-6, True, merge=True)),
+}
+ATTENTION = {
+    "swa_small": dict(kind="swa", heads=4, width=80, latent=64, sinks=8, scale=48**-0.5, window=64, ring=67),
+    "swa_odd": dict(kind="swa", heads=3, width=29, latent=23, sinks=0, scale=0.2, window=7, ring=6),
+    "swa_one": dict(kind="swa", heads=1, width=12, latent=10, sinks=1, scale=0.3, window=1, ring=1),
+    "swa_full": dict(kind="swa", heads=48, width=576, latent=512, sinks=128, scale=192**-0.5, window=512, ring=515),
+    "dense_odd": dict(kind="dense", heads=3, width=29, latent=23, sinks=5, scale=0.2),
+    "dsa_odd": dict(kind="dsa", heads=3, width=29, latent=23, sinks=3, scale=0.2, top=20),
+    "dsa_full": dict(kind="dsa", heads=48, width=576, latent=512, sinks=128, scale=192**-0.5, top=2048),
+}
+INDEX_SCORE = {
+    "score_24": dict(heads=24, channels=128, scale=128**-0.5),
+    "score_one": dict(heads=1, channels=19, scale=0.3, weight_type="float"),
+    "score_4": dict(heads=4, channels=32, scale=0.3),
+}
+TOPK = {"topk_20": dict(top=20), "topk_128": dict(top=128), "topk_2048": dict(top=2048)}
+RING = {"ring_576": dict(channels=576, ring=515), "ring_29": dict(channels=29, ring=6)}
+
+SPECS: dict[str, tuple[Any, dict[str, Any]]] = {}
+for _builder, _group in (
+    (rms_norm, RMS),
+    (residual, RESIDUAL),
+    (swiglu, SWIGLU),
+    (conv_norm, CONV),
+    (rotary, ROTARY),
+    (index_key, INDEX_KEY),
+    (moe_gate, GATE),
+    (argmax, ARGMAX),
+    (mtp_verify, VERIFY),
+    (mhc, MHC),
+    (attention, ATTENTION),
+    (index_score, INDEX_SCORE),
+    (index_topk, TOPK),
+    (ring_write, RING),
+):
+    SPECS |= {name: (_builder, spec) for name, spec in _group.items()}
+KERNELS = {name: builder(CHIP, name, **spec) for name, (builder, spec) in SPECS.items()}
+TOKENS = (1, 2, 5, 17, 70)

@@ -1,0 +1,151 @@
+"""Norm, quantisation, SwiGLU, convolution, rotary and residual kernels on the simulator against float64 semantics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import catalogue
+import numpy as np
+import pytest
+from kernel_harness import Library, from_bf16, to_bf16, ulps
+
+from pangu_compile.ir.ops.norm import mome, rms, rotate, silu, write_ring
+
+pytestmark = pytest.mark.filterwarnings("error")
+ULP = 0.51  # of a result that was rounded once
+
+
+def floats(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
+    return (rng.normal(size=shape) * scale).astype(np.float32)
+
+
+def halves(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
+    return to_bf16(floats(rng, *shape, scale=scale))
+
+
+def check_quantised(got: dict[str, np.ndarray], want: np.ndarray) -> None:
+    scale = np.abs(want).max(-1) / 127
+    assert np.allclose(got["scale"], scale, rtol=1e-6, atol=0)
+    steps = np.divide(want, scale[:, None], out=np.zeros_like(want), where=scale[:, None] > 0)
+    assert np.abs(got["y"].reshape(want.shape) - steps).max() <= 0.501
+
+
+@pytest.mark.parametrize("tokens", catalogue.TOKENS)
+@pytest.mark.parametrize("name", list(catalogue.RMS))
+def test_rms_norm(library: Library, name: str, tokens: int) -> None:
+    rng, spec = np.random.default_rng(tokens), catalogue.RMS[name]
+    x = halves(rng, tokens, spec["channels"])
+    x[0] = to_bf16(np.full(spec["channels"], 1e4))
+    x[-1] = 0 if tokens > 1 else x[-1]
+    gamma = floats(rng, spec["channels"])
+    got, want = library.run(name, {"tokens": tokens}, x=x, gamma=gamma), rms(from_bf16(x), gamma, spec["eps"])
+    if spec.get("quantise"):
+        check_quantised(got, want)
+    else:
+        assert ulps(got["y"].reshape(want.shape), want) <= ULP
+
+
+@pytest.mark.parametrize("tokens", catalogue.TOKENS)
+@pytest.mark.parametrize("name", list(catalogue.RESIDUAL))
+def test_residual(library: Library, name: str, tokens: int) -> None:
+    rng, spec = np.random.default_rng(tokens), catalogue.RESIDUAL[name]
+    c = spec["channels"]
+    x, out = halves(rng, tokens, c), halves(rng, tokens, c, scale=100)
+    norms = {
+        n: floats(rng, c) for n, e in (("out_norm", "out_eps"), ("block_norm", "block_eps"), ("norm", "norm_eps")) if e in spec
+    }
+    got = library.run(name, {"tokens": tokens}, x=x, out=out, **norms)
+    branch = rms(from_bf16(out), norms["out_norm"], spec["out_eps"]) if "out_norm" in norms else from_bf16(out)
+    want = from_bf16(x) + branch
+    want = rms(want, norms["block_norm"], spec["block_eps"]) if "block_norm" in norms else want
+    assert ulps(got["new_x"].reshape(tokens, c), want) <= ULP
+    if "norm" in norms:
+        assert ulps(got["y"].reshape(tokens, c), rms(want, norms["norm"], spec["norm_eps"])) <= ULP
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 70])
+@pytest.mark.parametrize("name", list(catalogue.SWIGLU))
+def test_swiglu(library: Library, name: str, tokens: int) -> None:
+    spec = catalogue.SWIGLU[name]
+    tokens, width = (tokens if spec["width"] < 1000 else min(tokens, 3)), spec["width"]
+    rng = np.random.default_rng(tokens)
+    x = halves(rng, tokens, 2 * width, scale=3)
+    x[0, : width // 2] = to_bf16(np.where(np.arange(width // 2) % 2 == 0, 1e4, -1e4))
+    wide = from_bf16(x)
+    got, want = library.run(name, {"tokens": tokens}, x=x), silu(wide[:, :width]) * wide[:, width:]
+    if spec.get("quantise"):
+        check_quantised(got, want)
+    else:
+        assert ulps(got["y"].reshape(want.shape), want) <= ULP
+
+
+@pytest.mark.parametrize(("tokens", "start"), [(1, 0), (1, 1), (1, 100), (2, 0), (3, 1), (4, 50), (5, 2), (70, 0), (70, 13)])
+@pytest.mark.parametrize("name", list(catalogue.CONV))
+def test_convolution_norm_and_rotary(library: Library, name: str, tokens: int, start: int) -> None:
+    rng, spec = np.random.default_rng(tokens + start), catalogue.CONV[name]
+    c, turned, row = spec["channels"], spec.get("rotary", 0), 3
+    x = halves(rng, tokens, c + turned)
+    wide = from_bf16(x)
+    want, arrays, ring = wide[:, :c], {"x": x}, None
+    if "taps" in spec:
+        weight, ring = floats(rng, c, 1, spec["taps"]), halves(rng, spec["ring"], c)
+        arrays |= {"weight": np.ascontiguousarray(weight[:, 0].T), "ring": ring}
+        want, _ = mome(want, weight.astype(np.float64), start, from_bf16(ring))
+    if "norm_eps" in spec:
+        arrays["gamma"] = floats(rng, c)
+        want = rms(want, arrays["gamma"], spec["norm_eps"])
+    if turned:
+        arrays["table"] = floats(rng, tokens, turned)
+        want = np.concatenate([want, rotate(wide[:, c:], arrays["table"], 0)], -1)
+    got = library.run(name, {"tokens": tokens, "start": start, "row": row}, **arrays)
+    y = got["y"].reshape(row + tokens, c + turned)
+    assert ulps(y[row:], want) <= ULP
+    assert (y[:row] == 77).all()  # rows before the destination stay as they were
+    if ring is not None:
+        assert (got["ring"] == write_ring(ring, x[:, :c], start)).all()
+
+
+@pytest.mark.parametrize("tokens", catalogue.TOKENS)
+@pytest.mark.parametrize("name", list(catalogue.ROTARY))
+def test_rotary(library: Library, name: str, tokens: int) -> None:
+    rng, s = np.random.default_rng(tokens), catalogue.ROTARY[name]
+    x, table = halves(rng, tokens, s["heads"], s["channels"]), floats(rng, tokens, s["dim"])
+    got = library.run(name, {"tokens": tokens}, x=x, table=table)["x"]
+    want = rotate(from_bf16(x), table, s["offset"])
+    assert ulps(got.reshape(-1, s["channels"]), want.reshape(-1, s["channels"])) <= ULP
+    rest = np.r_[0 : s["offset"], s["offset"] + s["dim"] : s["channels"]]
+    assert (got[..., rest] == x[..., rest]).all()
+
+
+@pytest.mark.parametrize("tokens", catalogue.TOKENS)
+@pytest.mark.parametrize("name", list(catalogue.INDEX_KEY))
+def test_index_key(library: Library, name: str, tokens: int) -> None:
+    rng, s = np.random.default_rng(tokens), catalogue.INDEX_KEY[name]
+    c = s["channels"]
+    x = to_bf16(floats(rng, tokens, c) + 1)
+    arrays: dict[str, Any] = {"gamma": floats(rng, c), "table": floats(rng, tokens, s["dim"])}
+    key = from_bf16(x)
+    if s.get("bias"):
+        arrays["beta"] = floats(rng, c)
+        key = key - key.mean(-1, keepdims=True)
+    want = rotate(rms(key, arrays["gamma"], s["eps"]) + arrays.get("beta", 0.0), arrays["table"], 0)
+    got = library.run(name, {"tokens": tokens, "row": 2}, x=x, **arrays)["cache"].reshape(2 + tokens, c)
+    assert ulps(got[2:], want) <= ULP
+
+
+@pytest.mark.parametrize(("tokens", "start"), [(1, 0), (3, 1000), (70, 5), (600, 3)])
+@pytest.mark.parametrize("name", list(catalogue.RING))
+def test_ring_write(library: Library, name: str, tokens: int, start: int) -> None:
+    rng, s = np.random.default_rng(tokens), catalogue.RING[name]
+    x, ring = halves(rng, tokens, s["channels"]), halves(rng, s["ring"], s["channels"])
+    got = library.run(name, {"tokens": tokens, "start": start}, x=x, ring=ring)["ring"]
+    assert (got == write_ring(ring, x, start)).all()
+
+
+@pytest.mark.parametrize("cores", [1, 2, 7, 40, 48])
+def test_any_number_of_cores_gives_the_same_bytes(library: Library, cores: int) -> None:
+    rng, s = np.random.default_rng(0), catalogue.CONV["conv_144"]
+    arrays = {"x": halves(rng, 29, 144), "weight": floats(rng, 3, 144), "ring": halves(rng, 5, 144)}
+    one = library.run("conv_144", {"tokens": 29, "start": 4}, cores=40, **arrays)
+    other = library.run("conv_144", {"tokens": 29, "start": 4}, cores=cores, **arrays)
+    assert s["ring"] == 5 and all((one[n] == other[n]).all() for n in one)
