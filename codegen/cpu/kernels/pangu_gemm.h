@@ -13,7 +13,6 @@ namespace pangu {
 constexpr int64_t kIntChunk = 512;     // columns: 512 * 127 * kIntPeak stays below 2^31
 constexpr int64_t kFloatChunk = 1024;
 constexpr float kIntPeak = 32639.0f;   // 127 * 257: both halves of such an integer fit into signed bytes
-constexpr int64_t kAhead = 1024;       // bytes that a single token's reading of w is ahead of its arithmetic
 constexpr int64_t kRowBlock = 32;      // rows of w that stay in the cache while all tokens pass
 
 // Activations made ready for a weight format; valid while x and the scratch are. For q8 and q4 each token has a record:
@@ -140,18 +139,18 @@ template <class E> struct FloatTile {
       for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const element *>(p.row(o + r)) + chunk * kChunk;
       for (int t = 0; t < T; ++t) x[t] = tokens.x[t] + chunk * kChunk;
       FloatSums<R * T> sums;
-      add_chunk<R, T>(w, x, min(kChunk, p.I - chunk * kChunk), sums);
+      add_chunk<R, T>(w, x, min(kChunk, p.I - chunk * kChunk), R * p.w.row_stride, sums);
       elements.add(sums);
     }
     elements.store(tokens, o);
   }
 
-  template <int R, int T> PANGU_INLINE static void add_chunk(const element *const *w, const float *const *x, int64_t n, FloatSums<R * T> &sums) {
+  template <int R, int T> PANGU_INLINE static void add_chunk(const element *const *w, const float *const *x, int64_t n, int64_t ahead, FloatSums<R * T> &sums) {
     using namespace simd;
     int64_t k = 0;
     for (; k + kFloats <= n; k += kFloats) {
-      if (T == 1 && k % (64 / static_cast<int64_t>(sizeof(element))) == 0)
-        for (int r = 0; r < R; ++r) prefetch(w[r] + k + kAhead / sizeof(element));
+      if (T < kTokens && k % (64 / static_cast<int64_t>(sizeof(element))) == 0) // the rows of the next tile
+        for (int r = 0; r < R; ++r) prefetch(reinterpret_cast<const uint8_t *>(w[r] + k) + ahead);
       step<R, T>(w, x, k, sums);
     }
     if (k == n) return;
@@ -191,11 +190,13 @@ struct Q8Tile {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       IntSums<R * T> sums;
       const int64_t stop = min((chunk + 1) * kChunk, p.w.row_stride);
-      for (int64_t k = chunk * kChunk; k < stop; k += 32) {
-        if (T == 1 && k % 64 == 0)
-          for (int r = 0; r < R; ++r) prefetch(w[r] + k + kAhead);
+      int64_t k = chunk * kChunk;
+      for (; k + 64 <= stop; k += 64) {
+        for (int r = 0; r < R; ++r) prefetch(w[r] + k + R * p.w.row_stride); // the next tile's rows, a line at a time
         add_dots<R, T>(w, tokens.record, k, sums);
+        add_dots<R, T>(w, tokens.record, k + 32, sums);
       }
+      if (k < stop) add_dots<R, T>(w, tokens.record, k, sums);
       elements.add(sums, scales, chunk);
     }
     if (end * kChunk < p.w.row_stride) return elements.store(tokens, o);
@@ -240,11 +241,12 @@ struct Q4Tile {
       float group_scale[R][kGroups];
       const int64_t first = chunk * kGroups, stop = min(first + kGroups, groups);
       start<R, T>(half, groups, first, stop - first, offsets, group_scale, sums);
-      for (int64_t g = first; g < stop; ++g) {
-        if (T == 1 && g % 4 == 0)
-          for (int r = 0; r < R; ++r) prefetch(w[r] + g * 16 + kAhead);
-        add_group<R, T>(w, tokens.record, g, g - first, group_scale, sums);
+      int64_t g = first;
+      for (; g + 4 <= stop; g += 4) {
+        for (int r = 0; r < R; ++r) prefetch(w[r] + g * 16 + R * p.w.row_stride);
+        for (int64_t i = g; i < g + 4; ++i) add_group<R, T>(w, tokens.record, i, i - first, group_scale, sums);
       }
+      for (; g < stop; ++g) add_group<R, T>(w, tokens.record, g, g - first, group_scale, sums);
       elements.add(sums, scales, chunk);
     }
     elements.store(tokens, o);
@@ -262,6 +264,7 @@ struct Q4Tile {
     }
     unroll<R>([&](auto r) PANGU_INLINE {
       const uint16_t *const row = n < kGroups ? part[r] : half + r * groups + first;
+      prefetch(row + R * groups);
       unroll<kGroups / kFloats>([&](auto i) PANGU_INLINE {
         const vf s = f_load_f16(row + i * kFloats);
         f_store(scale[r] + i * kFloats, s);

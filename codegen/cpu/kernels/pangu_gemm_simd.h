@@ -47,7 +47,8 @@ inline float fma1(float a, float b, float c) {
 #define PANGU_KEEP(v) (void)(v)
 #endif
 
-inline void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+// A function of its own would count as one without effects, and calls of it would be dropped.
+__attribute__((always_inline)) inline void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
 #if defined(PANGU_SIMD_AVX512) || defined(PANGU_SIMD_AVX2)
 

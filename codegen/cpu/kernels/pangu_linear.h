@@ -31,6 +31,8 @@
 
 #include "pangu_prepare.h"
 
+#include "pangu_transposed.h"
+
 namespace pangu {
 
 inline int64_t rows_bytes(int32_t format, int64_t T, int64_t I) {
@@ -82,12 +84,12 @@ inline void linear(pangu_pool *pool, int64_t T, int64_t O, int64_t I, const floa
 
 inline void linear_transposed(int64_t T, int64_t begin, int64_t end, int64_t I, const float *x, int64_t x_stride, const Weight &w,
                               float *y, int64_t y_stride) {
-  std::vector<float> values(static_cast<size_t>(I));
   for (int64_t t = 0; t < T; ++t) std::fill_n(y + t * y_stride, I, 0.0f);
-  for (int64_t o = begin; o < end; ++o) {
-    weight_row(w, o, I, values.data());
-    for (int64_t t = 0; t < T; ++t)
-      for (int64_t i = 0; i < I; ++i) y[t * y_stride + i] += x[t * x_stride + o - begin] * values[static_cast<size_t>(i)];
+  switch (w.format) {
+  case PANGU_F32: return transposed<F32>(T, begin, end, I, x, x_stride, w, y, y_stride);
+  case PANGU_BF16: return transposed<Bf16>(T, begin, end, I, x, x_stride, w, y, y_stride);
+  case PANGU_Q8: return transposed<S8>(T, begin, end, I, x, x_stride, w, y, y_stride);
+  default: return transposed_q4(T, begin, end, I, x, x_stride, w, y, y_stride);
   }
 }
 
