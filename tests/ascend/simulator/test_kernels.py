@@ -132,3 +132,29 @@ def test_matmul_to_bfloat16(simulation: Simulation) -> None:
     simulation.kernels("matmul").launch("matmul_bf16", 1, a=a, b=b, c=c, m=32, n=16, k=64)
     expected = widened(a).astype(np.float64) @ widened(b).astype(np.float64)
     np.testing.assert_allclose(widened(c), expected, rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(16, 32, 32), (48, 96, 128)])
+def test_matmul_int8_with_a_transposed_operand(simulation: Simulation, m: int, n: int, k: int) -> None:
+    random = np.random.default_rng(n)
+    a, b = random.integers(-128, 128, (m, k)).astype(np.int8), random.integers(-128, 128, (k, n)).astype(np.int8)
+    c = unwritten((m, n), np.int32)
+    simulation.kernels("matmul").launch("matmul_int8", 1, a=a, b=b, c=c, m=m, n=n, k=k)
+    np.testing.assert_array_equal(c, a.astype(np.int32) @ b.astype(np.int32))
+
+
+def test_transposes(simulation: Simulation) -> None:
+    x = np.random.default_rng(2).standard_normal((16, 16)).astype(np.float16)
+    once, again = unwritten((16, 16), np.float16), unwritten((16, 16), np.float16)
+    simulation.kernels("vector_math").launch("transpose_16", 1, x=x, once=once, again=again)
+    np.testing.assert_array_equal(once, x.T)
+    np.testing.assert_array_equal(again, x)
+
+
+@pytest.mark.parametrize("count", [1, 64, 1000])
+def test_gather(simulation: Simulation, count: int) -> None:
+    random = np.random.default_rng(count)
+    x, index = random.standard_normal(4096).astype(np.float32), random.integers(0, 4096, count).astype(np.int32)
+    out = unwritten(count, np.float32)
+    simulation.kernels("vector_math").launch("gather_elements", 1, x=x, index=index, out=out, count=count)
+    np.testing.assert_array_equal(out, x[index])

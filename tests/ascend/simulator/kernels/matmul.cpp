@@ -144,3 +144,72 @@ extern "C" __global__ __aicore__ void matmul_bf16(GM_ADDR a, GM_ADDR b, GM_ADDR 
     matmul.Init(a, b, c, m, n, k, &pipe);
     matmul.Process(QuantMode_t::F322BF16);
 }
+
+// c = a x b in int8 with int32 sums; m is a multiple of 16, n and k of 32. b turns in squares of 32 x 32 on its way to L0B.
+extern "C" __global__ __aicore__ void matmul_int8(GM_ADDR a, GM_ADDR b, GM_ADDR c, uint32_t m, uint32_t n, uint32_t k) {
+    KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIC_ONLY);
+    TPipe pipe;
+    TBuf<TPosition::A1> a1_buffer;
+    TBuf<TPosition::B1> b1_buffer;
+    TBuf<TPosition::A2> a2_buffer;
+    TBuf<TPosition::B2> b2_buffer;
+    TBuf<TPosition::CO1> c1_buffer;
+    pipe.InitBuffer(a1_buffer, m * k);
+    pipe.InitBuffer(b1_buffer, k * n);
+    pipe.InitBuffer(a2_buffer, m * k);
+    pipe.InitBuffer(b2_buffer, k * n);
+    pipe.InitBuffer(c1_buffer, m * n * sizeof(int32_t));
+    LocalTensor<int8_t> a1 = a1_buffer.Get<int8_t>(), b1 = b1_buffer.Get<int8_t>();
+    LocalTensor<int8_t> a2 = a2_buffer.Get<int8_t>(), b2 = b2_buffer.Get<int8_t>();
+    LocalTensor<int32_t> sum = c1_buffer.Get<int32_t>();
+    GlobalTensor<int8_t> left, right;
+    GlobalTensor<int32_t> out;
+    left.SetGlobalBuffer((__gm__ int8_t*)a, m * k);
+    right.SetGlobalBuffer((__gm__ int8_t*)b, k * n);
+    out.SetGlobalBuffer((__gm__ int32_t*)c, m * n);
+    Nd2NzParams layout;
+    layout.ndNum = 1;
+    layout.nValue = m;
+    layout.dValue = k;
+    layout.srcDValue = k;
+    layout.dstNzC0Stride = m;
+    layout.dstNzNStride = 1;
+    DataCopy(a1, left, layout);
+    layout.nValue = k;
+    layout.dValue = n;
+    layout.srcDValue = n;
+    layout.dstNzC0Stride = k;
+    DataCopy(b1, right, layout);
+    SetFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
+    WaitFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
+    for (uint32_t row = 0; row < m / 16; ++row) {
+        LoadData2DParams load;
+        load.repeatTimes = k / 32;
+        load.srcStride = m / 16;
+        LoadData(a2[row * (k / 32) * 512], a1[row * 512], load);
+    }
+    for (uint32_t step = 0; step < k / 32; ++step) {
+        LoadData2dTransposeParams load;
+        load.startIndex = step;
+        load.repeatTimes = n / 32;
+        load.srcStride = k / 32;
+        load.dstGap = 1;
+        load.dstFracGap = 0;
+        LoadDataWithTranspose(b2[step * (n / 16) * 512], b1, load);
+    }
+    SetFlag<HardEvent::MTE1_M>(EVENT_ID0);
+    WaitFlag<HardEvent::MTE1_M>(EVENT_ID0);
+    MmadParams params;
+    params.m = m;
+    params.n = n;
+    params.k = k;
+    Mmad(sum, a2, b2, params);
+    SetFlag<HardEvent::M_FIX>(EVENT_ID0);
+    WaitFlag<HardEvent::M_FIX>(EVENT_ID0);
+    FixpipeParamsV220 fixpipe;
+    fixpipe.nSize = n;
+    fixpipe.mSize = m;
+    fixpipe.srcStride = m;
+    fixpipe.dstStride = n;
+    Fixpipe(out, sum, fixpipe);
+}

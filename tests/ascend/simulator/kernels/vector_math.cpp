@@ -188,3 +188,49 @@ extern "C" __global__ __aicore__ void normalise_rows(GM_ADDR x, GM_ADDR out, GM_
     Store(out, data, rows * 64);
     Store(broadcast, blocks, rows * 8);
 }
+
+// 16 x 16 halves transposed twice over: once by Transpose, once by TransDataTo5HD row by row.
+extern "C" __global__ __aicore__ void transpose_16(GM_ADDR x, GM_ADDR once, GM_ADDR again) {
+    TPipe pipe;
+    TBuf<TPosition::VECCALC> from_buffer, to_buffer, back_buffer;
+    pipe.InitBuffer(from_buffer, 512);
+    pipe.InitBuffer(to_buffer, 512);
+    pipe.InitBuffer(back_buffer, 512);
+    LocalTensor<half> from = from_buffer.Get<half>();
+    LocalTensor<half> to = to_buffer.Get<half>();
+    LocalTensor<half> back = back_buffer.Get<half>();
+    Load(from, x, 256);
+    AfterLoad();
+    Transpose(to, from);
+    PipeBarrier<PIPE_V>();
+    LocalTensor<half> rows[16], columns[16];
+    for (int i = 0; i < 16; ++i) {
+        rows[i] = to[i * 16];
+        columns[i] = back[i * 16];
+    }
+    TransDataTo5HDParams params;
+    TransDataTo5HD<half>(columns, rows, params);
+    BeforeStore();
+    Store(once, to, 256);
+    Store(again, back, 256);
+}
+
+// out[i] = x[index[i]]; the instruction takes byte offsets.
+extern "C" __global__ __aicore__ void gather_elements(GM_ADDR x, GM_ADDR index, GM_ADDR out, uint32_t count) {
+    TPipe pipe;
+    TBuf<TPosition::VECCALC> data_buffer, offset_buffer, out_buffer;
+    pipe.InitBuffer(data_buffer, 4096 * 4);
+    pipe.InitBuffer(offset_buffer, 4096 * 4);
+    pipe.InitBuffer(out_buffer, 4096 * 4);
+    LocalTensor<float> data = data_buffer.Get<float>();
+    LocalTensor<int32_t> offsets = offset_buffer.Get<int32_t>();
+    LocalTensor<float> result = out_buffer.Get<float>();
+    Load(data, x, 4096);
+    Load(offsets, index, count);
+    AfterLoad();
+    Muls(offsets, offsets, static_cast<int32_t>(sizeof(float)), static_cast<int32_t>(count));
+    PipeBarrier<PIPE_V>();
+    Gather(result, data, offsets.ReinterpretCast<uint32_t>(), 0u, count);
+    BeforeStore();
+    Store(out, result, count);
+}
