@@ -41,6 +41,10 @@ FAULTS = [
     ("flag_never_waited", "Protocol", 1, r"nothing waited for it"),
     ("deadlock", "Deadlock", 3, r"the other cores in SyncAll"),
     ("wrong_core", "Unsupported", 1, r"needs a cube core"),
+    ("mask_too_wide", "Unsupported", 1, r"more lanes than the 64 of a repeat; tensor: VECCALC buffer"),
+    ("partial_overlap", "Unsupported", 1, r"partial overlap\); tensor: VECCALC buffer"),
+    ("cast_without_rounding", "Unsupported", 1, r"need a rounding mode; tensor: VECCALC buffer"),
+    ("missing_cube_barrier", "MissingSync", 1, r"CO1 buffer.*Mmad at faults.cpp:\d+ writes.*PipeBarrier<PIPE_M> is missing"),
     ("missing_cross_wait", "CrossCoreRace", 1, r"reads GlobalTensor .* in 'x'.*Fixpipe at faults.cpp:\d+ writes on AIC 0"),
 ]
 

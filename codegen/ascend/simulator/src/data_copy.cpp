@@ -19,6 +19,7 @@ void combine(uint8_t* to, const uint8_t* from, uint64_t bytes, int op) {
 void check_copy(Instruction& instruction, const LocalView& local, const Blocks& blocks) {
     instruction.in_space(local, {Space::UB, Space::L1}, "local tensor");
     instruction.require(blocks.count <= kMaxBlockCount, Fault::Unsupported, "more than 4095 blocks", &local);
+    instruction.require(blocks.bytes <= kMaxBlockBytes, Fault::Unsupported, "blocks of more than 2097151 bytes", &local);
 }
 
 }  // namespace
@@ -109,6 +110,9 @@ void nd_to_nz(const LocalView& dst, const GlobalView& src, const AscendC::Nd2NzP
     Instruction instruction("DataCopy", Pipe::MTE2, site);
     instruction.in_space(dst, {Space::L1}, "dst of a copy with Nd2NzParams");
     const uint64_t row_elements = 32 / element;
+    constexpr uint16_t kMaxRows = 16384;
+    instruction.require(p.ndNum <= kMaxBlockCount && p.nValue <= kMaxRows && p.dstNzC0Stride <= kMaxRows &&
+                            p.dstNzNStride <= kMaxRows, Fault::Unsupported, "a field of Nd2NzParams beyond its range", &dst);
     instruction.require(p.srcDValue >= p.dValue || p.nValue <= 1, Fault::Unsupported, "srcDValue is less than dValue", &dst);
     instruction.cost(double(uint64_t(p.ndNum) * p.nValue * p.dValue * element) / platform().ddr_read_rate,
                      uint64_t(p.ndNum) * p.nValue * p.dValue * element);

@@ -354,3 +354,63 @@ extern "C" __global__ __aicore__ void missing_cross_wait(GM_ADDR x) {
         DataCopy(buffer.Get<float>(), Global(x, 16), 16);
     }
 }
+
+// A repeat has 64 floats.
+extern "C" __global__ __aicore__ void mask_too_wide(GM_ADDR x) {
+    TPipe pipe;
+    TBuf<TPosition::VECCALC> buffer;
+    pipe.InitBuffer(buffer, 1024);
+    LocalTensor<float> local = buffer.Get<float>();
+    Duplicate(local, 1.0f, 128);
+    PipeBarrier<PIPE_V>();
+    UnaryRepeatParams strides;
+    Adds(local, local, 1.0f, static_cast<uint64_t>(128), 1, strides);
+}
+
+// The destination runs over what the source still has to give.
+extern "C" __global__ __aicore__ void partial_overlap(GM_ADDR x) {
+    TPipe pipe;
+    TBuf<TPosition::VECCALC> buffer;
+    pipe.InitBuffer(buffer, 2048);
+    LocalTensor<float> local = buffer.Get<float>();
+    Duplicate(local, 1.0f, 256);
+    PipeBarrier<PIPE_V>();
+    Adds(local[8], local, 1.0f, 128);
+}
+
+// float to int32_t needs a rounding mode.
+extern "C" __global__ __aicore__ void cast_without_rounding(GM_ADDR x) {
+    TPipe pipe;
+    TBuf<TPosition::VECCALC> buffer, result;
+    pipe.InitBuffer(buffer, 1024);
+    pipe.InitBuffer(result, 1024);
+    LocalTensor<float> local = buffer.Get<float>();
+    Duplicate(local, 1.0f, kCount);
+    PipeBarrier<PIPE_V>();
+    Cast(result.Get<int32_t>(), local, RoundMode::CAST_NONE, kCount);
+}
+
+// A product depth-first into a small accumulator: without a barrier the second may read sums that the first has not written.
+extern "C" __global__ __aicore__ void missing_cube_barrier(GM_ADDR x) {
+    KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIC_ONLY);
+    TPipe pipe;
+    TBuf<TPosition::CO1> c1;
+    TBuf<TPosition::A2> a2;
+    TBuf<TPosition::B2> b2;
+    pipe.InitBuffer(c1, 1024);
+    pipe.InitBuffer(a2, 512);
+    pipe.InitBuffer(b2, 512);
+    LocalTensor<half> left = a2.Get<half>(), right = b2.Get<half>();
+    LocalTensor<float> sum = c1.Get<float>();
+    GlobalTensor<half> from;
+    from.SetGlobalBuffer((__gm__ half*)x, 256);
+    LoadData2DParams load{0, 1, 1, 0, 0, false, 0};
+    LoadData(left, from, load);
+    LoadData(right, from, load);
+    Order<HardEvent::MTE2_M>();
+    MmadParams mmad;
+    mmad.m = mmad.n = mmad.k = 16;
+    Mmad(sum, left, right, mmad);
+    mmad.cmatrixInitVal = false;
+    Mmad(sum, left, right, mmad);
+}

@@ -73,6 +73,7 @@ void multiply(const LocalView& dst, const LocalView& left, const LocalView& righ
     instruction.require(dst.address % 1024 == 0, Fault::Misaligned, "L0C address is not a multiple of 1024", &dst);
     instruction.require(left.address % 512 == 0, Fault::Misaligned, "L0A address is not a multiple of 512", &left);
     instruction.require(right.address % 512 == 0, Fault::Misaligned, "L0B address is not a multiple of 512", &right);
+    instruction.require(p.m <= 4095 && p.n <= 4095 && p.k <= 4095, Fault::Unsupported, "m, n or k of more than 4095", &dst);
     if (p.m == 0 || p.n == 0 || p.k == 0) return;
     const uint32_t m = p.m, n = p.n, k = p.k;
     if ((m / 16) * (n / 16) >= 10) instruction.keep_pipe_order();

@@ -5,7 +5,7 @@
 
 namespace sim {
 
-constexpr uint32_t kMaxBlockCount = 4095;
+constexpr uint32_t kMaxBlockCount = 4095, kMaxBlockBytes = 2097151;
 
 // Adds, or takes the maximum or minimum, as SetAtomicAdd and its relatives ask; a plain copy otherwise.
 void store_global(uint8_t* to, const uint8_t* from, uint64_t bytes);

@@ -29,6 +29,7 @@ struct Iteration {
     uint32_t repeats = 0;
     uint64_t mask[2] = {0, 0};
     uint32_t tail = 0;
+    bool too_wide = false;  // the mask asks for more lanes than a repeat has
 
     bool active(uint32_t repeat, uint32_t lane) const {
         if (tail != 0 && repeat + 1 == repeats) return lane < tail;
@@ -83,6 +84,7 @@ Iteration masked(uint32_t lanes, uint64_t mask, uint32_t repeats) {
     Iteration result;
     result.lanes = lanes;
     result.repeats = repeats;
+    result.too_wide = mask > lanes;
     low_bits(result.mask, std::min<uint64_t>(mask, lanes));
     return result;
 }
@@ -96,6 +98,11 @@ Iteration masked(uint32_t lanes, const uint64_t* mask, uint32_t repeats) {
     result.mask[0] = mask[0];
     result.mask[1] = lanes > 64 ? mask[1] : 0;
     return result;
+}
+
+inline void check_mask(const Instruction& instruction, const Iteration& iteration, const LocalView& view) {
+    instruction.require(!iteration.too_wide, Fault::Unsupported,
+                        "the mask has more lanes than the " + std::to_string(iteration.lanes) + " of a repeat", &view);
 }
 
 // A vector operand: distance between blocks of a repeat and between repeats, in blocks of 32 bytes.
@@ -169,6 +176,7 @@ void elementwise(Instruction& instruction, const Iteration& iteration, double pe
                  const Operand<S>&... src) {
     instruction.on(CoreKind::AIV);
     instruction.in_space(dst.view, {Space::UB}, "dst");
+    check_mask(instruction, iteration, dst.view);
     (instruction.in_space(src.view, {Space::UB}, "src"), ...);
     instruction.cost(iteration.repeats * (iteration.lanes / per_cycle), iteration.elements() * sizeof(D));
     if (iteration.repeats == 0) return;

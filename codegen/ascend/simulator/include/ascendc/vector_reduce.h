@@ -37,10 +37,13 @@ void store_index(uint8_t* address, size_t position, uint32_t index) {
     else store<uint32_t>(address, position, index);
 }
 
+constexpr uint32_t kMaxRepeats = 255;
+
 template <typename T>
-void check_reduction(Instruction& instruction, const Iteration& iteration) {
+void check_reduction(Instruction& instruction, const Iteration& iteration, const LocalView& src) {
     static_assert(one_of<T, half, float>, "reductions take half and float");
     instruction.on(CoreKind::AIV);
+    check_mask(instruction, iteration, src);
     instruction.cost(iteration.repeats * kReduceCycles, iteration.elements() * sizeof(T));
 }
 
@@ -48,7 +51,8 @@ template <typename T>
 void repeat_sum(const char* name, const LocalView& dst, const Operand<T>& src, uint32_t dst_stride, const Iteration& iteration,
                 Site site) {
     Instruction instruction(name, Pipe::V, site);
-    check_reduction<T>(instruction, iteration);
+    check_reduction<T>(instruction, iteration, src.view);
+    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src.view);
     for (uint32_t repeat = 0; repeat < iteration.repeats; ++repeat) {
         T values[256] = {};
         gather_repeat(instruction, iteration, src, repeat, values);
@@ -62,7 +66,8 @@ void repeat_extreme(const char* name, const LocalView& dst, const Operand<T>& sr
                     Reduction reduction, AscendC::ReduceOrder order, Site site) {
     using AscendC::ReduceOrder;
     Instruction instruction(name, Pipe::V, site);
-    check_reduction<T>(instruction, iteration);
+    check_reduction<T>(instruction, iteration, src.view);
+    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src.view);
     const bool pair = order == ReduceOrder::ORDER_VALUE_INDEX || order == ReduceOrder::ORDER_INDEX_VALUE;
     const bool only_index = order == ReduceOrder::ORDER_ONLY_INDEX;
     const uint32_t size = pair ? 2 * sizeof(T) : only_index ? 4 : sizeof(T);
@@ -90,7 +95,8 @@ template <typename T>
 void block_reduce(const char* name, const LocalView& dst, const Operand<T>& src, uint32_t dst_stride, const Iteration& iteration,
                   Reduction reduction, Site site) {
     Instruction instruction(name, Pipe::V, site);
-    check_reduction<T>(instruction, iteration);
+    check_reduction<T>(instruction, iteration, src.view);
+    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src.view);
     constexpr uint32_t per_block = 32 / sizeof(T);
     for (uint32_t repeat = 0; repeat < iteration.repeats; ++repeat) {
         T values[256] = {};
@@ -108,7 +114,8 @@ void block_reduce(const char* name, const LocalView& dst, const Operand<T>& src,
 template <typename T>
 void pair_sum(const LocalView& dst, const Operand<T>& src, uint32_t dst_stride, const Iteration& iteration, Site site) {
     Instruction instruction("PairReduceSum", Pipe::V, site);
-    check_reduction<T>(instruction, iteration);
+    check_reduction<T>(instruction, iteration, src.view);
+    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src.view);
     for (uint32_t repeat = 0; repeat < iteration.repeats; ++repeat) {
         T values[256] = {};
         gather_repeat(instruction, iteration, src, repeat, values);
@@ -132,7 +139,7 @@ template <typename T>
 void tensor_extreme(const char* name, const LocalView& dst, const Operand<T>& src, const LocalView& work,
                     const Iteration& iteration, Reduction reduction, bool with_index, Site site) {
     Instruction instruction(name, Pipe::V, site);
-    check_reduction<T>(instruction, iteration);
+    check_reduction<T>(instruction, iteration, src.view);
     if (iteration.repeats == 0) return;
     Extreme<T> best;
     for (uint32_t repeat = 0; repeat < iteration.repeats; ++repeat) {
@@ -151,7 +158,7 @@ void tensor_extreme(const char* name, const LocalView& dst, const Operand<T>& sr
 template <typename T>
 void tensor_sum(const LocalView& dst, const Operand<T>& src, const LocalView* work, const Iteration& iteration, Site site) {
     Instruction instruction("ReduceSum", Pipe::V, site);
-    check_reduction<T>(instruction, iteration);
+    check_reduction<T>(instruction, iteration, src.view);
     if (iteration.repeats == 0) return;
     T sum = T(0);
     std::vector<T> partial;

@@ -25,6 +25,7 @@ void compare_bits(Instruction& instruction, const LocalView* dst, const Operand<
     static_assert(one_of<T, half, float, int32_t>, "Compare does not take this type");
     constexpr bool scalar = std::is_same_v<Second, T>;
     instruction.on(CoreKind::AIV);
+    check_mask(instruction, iteration, src0.view);
     instruction.require(!std::is_same_v<T, int32_t> || mode == AscendC::CMPMODE::EQ, Fault::Unsupported,
                         "int32_t is compared for EQ only", &src0.view);
     instruction.cost(iteration.repeats, iteration.elements() * sizeof(T));
@@ -61,6 +62,7 @@ void select_bits(Instruction& instruction, const Operand<T>& dst, const uint8_t*
     static_assert(one_of<T, half, float>, "Select does not take this type");
     constexpr bool scalar = std::is_same_v<Other, T>;
     instruction.on(CoreKind::AIV);
+    check_mask(instruction, iteration, dst.view);
     instruction.cost(iteration.repeats, iteration.elements() * sizeof(T));
     T a[128], b[128], results[128];
     for (uint32_t repeat = 0; repeat < iteration.repeats; ++repeat) {

@@ -27,6 +27,8 @@ struct Scored {
     uint8_t bytes[8];
 };
 
+constexpr uint16_t kMaxQueue = 4095;
+
 template <typename T>
 void check_sortable() {
     static_assert(one_of<T, half, float>, "sorting takes half and float");
@@ -37,6 +39,7 @@ void sort_32(const LocalView& dst, const LocalView& scores, const LocalView& ind
     check_sortable<T>();
     Instruction instruction("Sort32", Pipe::V, site);
     instruction.on(CoreKind::AIV);
+    instruction.require(repeats >= 0 && repeats <= int32_t(kMaxRepeats), Fault::Unsupported, "more than 255 repeats", &dst);
     instruction.cost(32.0 * repeats / kSortElements, 32ull * uint64_t(repeats) * 8);
     for (int32_t repeat = 0; repeat < repeats; ++repeat) {
         const uint8_t* score = instruction.read(scores, uint64_t(repeat) * 32 * sizeof(T), 32 * sizeof(T), 32);
@@ -104,6 +107,7 @@ std::array<uint16_t, 4> merge_sort(const char* name, const LocalView& dst, const
     bool equal = valid == 15 && !suspend;
     for (int i = 0; i < 4; ++i) {
         if (valid >> i & 1) length += lengths[i];
+        instruction.require(lengths[i] <= kMaxQueue, Fault::Unsupported, "a queue of more than 4095 structures", &lists[i]);
         equal = equal && lengths[i] == lengths[0];
     }
     for (int i = 1; i < 4 && equal; ++i) equal = lists[i].address == lists[0].address + uint32_t(i) * lengths[0] * 8;
