@@ -50,19 +50,20 @@ def _box(name: str, kind: str, op: str, offset: int, nbytes: int, index: int) ->
     return {"name": name, "kind": kind, "op": op, "offset": offset, "bytes": nbytes, "first": index, "last": index}
 
 
-def arena_table(record: Record) -> dict[str, Any]:
+def arena_table(record: Record, limits: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """{"sizes", "programs": {name: bytes, largest_live, ratio}, "frames": {name: bytes, kernels, rectangles}}.
 
-    largest_live is the planner's: the most that is alive at one kernel, callees included.
+    largest_live is the planner's: the most that is alive at one kernel, callees included. limits: of the programs whose
+    frames are wanted, the sizes that are never larger than these (the plan is laid out for them).
     """
     sizes = dict(record["sizes"])
     programs, frames = {}, {}
     for name, program in record["programs"].items():
         live, size = program["largest_live_bytes"], program["arena_bytes"]
         programs[name] = {"bytes": size, "largest_live": live, "ratio": round(size / live, 4) if live else 1.0}
-    named = {**{f"program {name}": p for name, p in record["programs"].items()}, **record["functions"]}
-    for name, function in named.items():
-        boxes = rectangles(function, sizes)
+    named = {f"program {name}": (p, limits[name]) for name, p in record["programs"].items() if name in limits}
+    for name, (function, own) in {**named, **{n: (f, {}) for n, f in record["functions"].items()}}.items():
+        boxes = rectangles(function, {**sizes, **own})
         if boxes:
             kernels = [k.get("function") or k["op"] for k in function["kernels"]]
             frames[name] = {"bytes": function["frame_bytes"], "kernels": kernels, "rectangles": boxes}

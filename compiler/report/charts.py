@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,8 +133,8 @@ def acceptance_chart(summary: Summary) -> dict[str, Any] | None:
 ARENA_H, ARENA_LEFT = 260, 82
 
 
-def arena_chart(frame: Mapping[str, Any]) -> dict[str, Any]:
-    """A frame over time: one column per kernel, bytes from the top down."""
+def arena_chart(frame: Mapping[str, Any], label: Callable[[str], str] = str) -> dict[str, Any]:
+    """A frame over time: one column per kernel, bytes from the top down. label: what a kernel's name reads like."""
     kernels, total = frame["kernels"], max(1, frame["bytes"])
     column = (WIDTH - ARENA_LEFT - 8) / max(1, len(kernels))
     named = len(kernels) <= 16
@@ -147,7 +147,8 @@ def arena_chart(frame: Mapping[str, Any]) -> dict[str, Any]:
             "w": round(max(1.0, w - 1), 1), "h": round(max(0.6, h), 2), "text": text if w > 7.5 * len(text) and h > 16 else "",
         })  # fmt: skip
     ticks = [{"at": round(8 + k / 4 * ARENA_H, 1), "label": human_bytes(total * k / 4)} for k in range(5)]
-    labels = [{"at": round(ARENA_LEFT + (i + 0.5) * column, 1), "label": name} for i, name in enumerate(kernels)] if named else []
+    shown = list(enumerate(kernels)) if named else []
+    labels = [{"at": round(ARENA_LEFT + (i + 0.5) * column, 1), "label": label(name)} for i, name in shown]
     return {
         "width": WIDTH, "height": ARENA_H + (104 if named else 38), "left": ARENA_LEFT, "bottom": 8 + ARENA_H, "boxes": boxes,
         "ticks": ticks, "labels": labels, "count": len(kernels),

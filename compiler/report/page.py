@@ -130,6 +130,11 @@ def _reach(s: Summary) -> list[dict[str, Any]]:
     return rows
 
 
+def short_name(name: str) -> str:
+    """A function's name without what passes put behind it (layer_3_then_mhc_pre)."""
+    return name.partition("_then_")[0]
+
+
 def _arenas(s: Summary) -> list[dict[str, Any]]:
     """The frames of programs and layer functions; equal ones (drafts that differ in their weights alone) are drawn once."""
     frames = s["arena"]["frames"]
@@ -143,4 +148,4 @@ def _arenas(s: Summary) -> list[dict[str, Any]]:
             same["title"] += f", {titles[name]}"
         else:
             found.append({"title": titles[name], "frame": frames[name]})
-    return [{"title": f["title"], "bytes": f["frame"]["bytes"], "chart": arena_chart(f["frame"])} for f in found]
+    return [{"title": f["title"], "bytes": f["frame"]["bytes"], "chart": arena_chart(f["frame"], short_name)} for f in found]

@@ -82,7 +82,7 @@ def model_summary(compiled: Compiled, view: View) -> dict[str, Any]:
         "weights_by_kind": weights["by_kind"],
         "weights_by_dtype": weights["by_dtype"],
         "caches": caches,
-        "arena": arena_table(compiled.plan),
+        "arena": arena_table(compiled.plan, {name: p.limits for name, p in module.programs.items()}),
         "passes": compiled.recorder.history(),
         "graphs": [{**g, "history": compiled.recorder.lineage(g["function"])} for g in layer_graphs(module, env)],
         "assumptions": list(ASSUMPTIONS),
