@@ -40,6 +40,7 @@ FAULTS = [
     ("flag_never_set", "Deadlock", 1, r"MTE2_V, event 1"),
     ("flag_never_waited", "Protocol", 1, r"nothing waited for it"),
     ("deadlock", "Deadlock", 3, r"the other cores in SyncAll"),
+    ("plain_type_meets", "Protocol", 2, r"declare KERNEL_TYPE_MIX_AIV_1_0"),
     ("wrong_core", "Unsupported", 1, r"needs a cube core"),
     ("mask_too_wide", "Unsupported", 1, r"more lanes than the 64 of a repeat; tensor: VECCALC buffer"),
     ("partial_overlap", "Unsupported", 1, r"partial overlap\); tensor: VECCALC buffer"),

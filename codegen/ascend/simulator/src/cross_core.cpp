@@ -66,12 +66,19 @@ void meet_all(std::pair<int, const void*> key, uint32_t expected, bool everyone,
 
 }  // namespace
 
+// The chip's scheduler of flags between cores does not run for the two plain types.
+static void demand_mixed_type(const Launch& launch, Site site, const char* call) {
+    const std::string type = launch.kind.text;
+    if (type == "AIV" || type == "AIC")
+        fail(Fault::Protocol, site, call,
+             "kernels of type KERNEL_TYPE_" + type + "_ONLY have no synchronisation between cores; declare KERNEL_TYPE_MIX_" + type +
+                 "_1_0 or a mixed type");
+}
+
 void cross_core_set(int mode, Pipe pipe, int flag, Site site) {
     Core& self = core();
     Launch& launch = *self.launch;
-    if (!launch.kind.aic && std::string(launch.kind.text) == "AIV")
-        fail(Fault::Protocol, site, "CrossCoreSetFlag",
-             "kernels of type KERNEL_TYPE_AIV_ONLY have no flags between cores; declare KERNEL_TYPE_MIX_AIV_1_0 or a mixed type");
+    demand_mixed_type(launch, site, "CrossCoreSetFlag");
     self.clock[int(Pipe::S)].time += kFlagCycles;
     self.cross_pending[flag].push_back(self.exported(self.finished(pipe)));
     if (mode == 0) {
@@ -100,6 +107,7 @@ void cross_core_wait(int flag, Site site) {
 void sync_all(bool vector_only, Site site) {
     Core& self = core();
     Launch& launch = *self.launch;
+    demand_mixed_type(launch, site, "SyncAll");
     if (vector_only && self.kind == CoreKind::AIC) return;
     const uint32_t expected = uint32_t(select(launch, -1, vector_only ? int(CoreKind::AIV) : -1).size());
     const Platform& chip = platform();

@@ -414,3 +414,10 @@ extern "C" __global__ __aicore__ void missing_cube_barrier(GM_ADDR x) {
     mmad.cmatrixInitVal = false;
     Mmad(sum, left, right, mmad);
 }
+
+// Kernels of the plain types have no synchronisation between cores.
+extern "C" __global__ __aicore__ void plain_type_meets(GM_ADDR x) {
+    KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+    TPipe pipe;
+    SyncAll();
+}

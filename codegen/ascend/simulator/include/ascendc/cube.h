@@ -25,7 +25,8 @@ std::vector<A> left_matrix(Instruction& instruction, const LocalView& view, uint
         for (uint32_t fractal = 0; fractal < fractals; ++fractal) {
             const uint32_t count = std::min(width, k - fractal * width);
             // One row of a vector: the chip reads it as 1 x K, without fractals.
-            const uint64_t offset = m == 1 ? uint64_t(fractal) * 32 : (uint64_t(row / 16 * fractals + fractal) * 512 + row % 16 * 32);
+            const uint64_t offset = m == 1 ? uint64_t(fractal) * 32
+                                           : uint64_t(row / 16 * fractals + fractal) * 512 + row % 16 * 32;
             const uint8_t* from = instruction.read(view, offset, count * sizeof(T));
             for (uint32_t i = 0; i < count; ++i) result[size_t(row) * k + fractal * width + i] = A(load<T>(from, i));
         }
@@ -163,10 +164,11 @@ void fixpipe(Instruction& instruction, const LocalView& src, const LocalView* ta
                 const uint8_t* from = instruction.read(src, at, count * sizeof(S));
                 D values[16];
                 for (uint32_t i = 0; i < count; ++i)
-                    values[i] = fixpipe_value<D>(load<S>(from, i), p.quantPre, scales ? load<uint64_t>(scales, column + i) : p.deqScalar,
-                                                 p.reluEn);
+                    values[i] = fixpipe_value<D>(load<S>(from, i), p.quantPre,
+                                                 scales ? load<uint64_t>(scales, column + i) : p.deqScalar, p.reluEn);
                 const uint64_t to = rows ? (uint64_t(matrix) * p.dstNdStride + uint64_t(row) * p.dstStride + column) * sizeof(D)
-                                         : uint64_t(column / width) * p.dstStride * 32 + (uint64_t(row) * width + column % width) * sizeof(D);
+                                         : uint64_t(column / width) * p.dstStride * 32 +
+                                               (uint64_t(row) * width + column % width) * sizeof(D);
                 put(to, reinterpret_cast<const uint8_t*>(values), uint64_t(count) * sizeof(D));
             }
         }

@@ -90,6 +90,12 @@ void CrossCoreWaitFlag(uint16_t flagId, sim::Site site = sim::Site::here()) {
     sim::cross_core_wait(flagId & 15, site);
 }
 
+int64_t GetBlockIdx();
+int64_t GetBlockNum();
+int64_t GetSubBlockIdx();
+int64_t GetSubBlockNum();
+int64_t GetTaskRation();
+
 template <bool isAIVOnly = true>
 void SyncAll(sim::Site site = sim::Site::here()) {
     sim::sync_all(isAIVOnly, site);
@@ -97,8 +103,8 @@ void SyncAll(sim::Site site = sim::Site::here()) {
 template <bool isAIVOnly = true>
 void SyncAll(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t>&, const int32_t usedCores = 0,
              sim::Site site = sim::Site::here()) {
-    if (usedCores == 0) sim::sync_all(isAIVOnly, site);
-    else sim::sync_some(gmWorkspace.GetPhyAddr(), uint32_t(usedCores), site);
+    const uint32_t all = uint32_t(GetBlockNum() * (isAIVOnly ? 1 : GetTaskRation()));
+    sim::sync_some(gmWorkspace.GetPhyAddr(), usedCores == 0 ? all : uint32_t(usedCores), site);
 }
 template <bool isAIVOnly = true>
 void IBSet(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t>&, int32_t blockIdx, int32_t eventID,
@@ -111,11 +117,6 @@ void IBWait(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t>
     sim::block_wait(gmWorkspace.GetPhyAddr(), blockIdx, eventID, site);
 }
 
-int64_t GetBlockIdx();
-int64_t GetBlockNum();
-int64_t GetSubBlockIdx();
-int64_t GetSubBlockNum();
-int64_t GetTaskRation();
 inline int64_t GetTaskRatio() { return GetTaskRation(); }
 int64_t GetSystemCycle();
 inline int64_t GetProgramCounter() { return 0; }

@@ -47,12 +47,17 @@ void check_reduction(Instruction& instruction, const Iteration& iteration, const
     instruction.cost(iteration.repeats * kReduceCycles, iteration.elements() * sizeof(T));
 }
 
+// What one instruction can do; the reductions of a whole tensor are made of several.
+inline void check_repeats(const Instruction& instruction, const Iteration& iteration, const LocalView& src) {
+    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src);
+}
+
 template <typename T>
 void repeat_sum(const char* name, const LocalView& dst, const Operand<T>& src, uint32_t dst_stride, const Iteration& iteration,
                 Site site) {
     Instruction instruction(name, Pipe::V, site);
     check_reduction<T>(instruction, iteration, src.view);
-    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src.view);
+    check_repeats(instruction, iteration, src.view);
     for (uint32_t repeat = 0; repeat < iteration.repeats; ++repeat) {
         T values[256] = {};
         gather_repeat(instruction, iteration, src, repeat, values);
@@ -67,7 +72,7 @@ void repeat_extreme(const char* name, const LocalView& dst, const Operand<T>& sr
     using AscendC::ReduceOrder;
     Instruction instruction(name, Pipe::V, site);
     check_reduction<T>(instruction, iteration, src.view);
-    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src.view);
+    check_repeats(instruction, iteration, src.view);
     const bool pair = order == ReduceOrder::ORDER_VALUE_INDEX || order == ReduceOrder::ORDER_INDEX_VALUE;
     const bool only_index = order == ReduceOrder::ORDER_ONLY_INDEX;
     const uint32_t size = pair ? 2 * sizeof(T) : only_index ? 4 : sizeof(T);
@@ -96,7 +101,7 @@ void block_reduce(const char* name, const LocalView& dst, const Operand<T>& src,
                   Reduction reduction, Site site) {
     Instruction instruction(name, Pipe::V, site);
     check_reduction<T>(instruction, iteration, src.view);
-    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src.view);
+    check_repeats(instruction, iteration, src.view);
     constexpr uint32_t per_block = 32 / sizeof(T);
     for (uint32_t repeat = 0; repeat < iteration.repeats; ++repeat) {
         T values[256] = {};
@@ -115,7 +120,7 @@ template <typename T>
 void pair_sum(const LocalView& dst, const Operand<T>& src, uint32_t dst_stride, const Iteration& iteration, Site site) {
     Instruction instruction("PairReduceSum", Pipe::V, site);
     check_reduction<T>(instruction, iteration, src.view);
-    instruction.require(core().counter_mode || iteration.repeats <= kMaxRepeats, Fault::Unsupported, "more than 255 repeats", &src.view);
+    check_repeats(instruction, iteration, src.view);
     for (uint32_t repeat = 0; repeat < iteration.repeats; ++repeat) {
         T values[256] = {};
         gather_repeat(instruction, iteration, src, repeat, values);
