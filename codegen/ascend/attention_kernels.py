@@ -14,6 +14,8 @@ from .tiling import Buffer, Tile, TilingError, align
 from .vector_kernels import BF16, F32, tokens_kernel, ub_tile
 
 KEY_TILE = 128  # keys at once
+PART = 32  # least keys of a part
+MOST_PARTS = 64  # of a block's keys; no chip of the families has more AI cores
 DEPTH = 128  # columns of a product's operands at once
 MODES = {"swa": "sliding-window", "dense": "dense", "dsa": "sparse"}
 
@@ -82,10 +84,24 @@ def _softmax_tile(name: str, chip: Platform, chunk: int, width: int, gather: int
         Buffer("wide", chunk * F32),
         Buffer("work", 64 * F32),
         Buffer("scalars", 13 * F32, fixed=13 * 7 * F32),
+        Buffer("statistics", 16 * F32, fixed=7 * 16 * F32),
     ]
     if gather:
         buffers += [Buffer("index", fixed=gather * 4), Buffer("gathered", fixed=gather * align(width, 16) * BF16, depth=2)]
     return ub_tile(name, chip, buffers, 32)
+
+
+def _join_tile(name: str, chip: Platform, latent: int) -> Tile:
+    """Buffers that put parts together; the rows of the tile are the parts read at once."""
+    pitch = align(latent, 16)
+    buffers = [
+        Buffer("statistics", fixed=2 * MOST_PARTS * 8 * F32, depth=2),
+        Buffer("mixes", pitch * F32, depth=2),
+        Buffer("out", fixed=pitch * BF16, depth=2),
+        Buffer("sum", fixed=pitch * F32),
+        Buffer("scalars", fixed=3 * 64 * F32),
+    ]
+    return ub_tile(name, chip, buffers, 8)
 
 
 def attention(
@@ -120,6 +136,7 @@ def attention(
     gather = 32 if kind == "dsa" else 0
     tile = _softmax_tile(name, chip, min(2048, align(longest or 2048, 64)), width, gather)
     chunk = min(2048, align(longest or 2048, 64))
+    join = _join_tile(name, chip, latent)
     arguments = [Argument("query", "bfloat16_t", f"tokens, {heads}, {width}", note="absorbed: [latent, rotary] per head")]
     if kind == "swa":
         arguments += [Argument("ring", "bfloat16_t", f"{ring}, {width}"), Argument("latent", "bfloat16_t", f"tokens, {width}")]
@@ -132,21 +149,32 @@ def attention(
     extra = 128 + (top * width // 2 + 1 if kind == "dsa" else 0)  # slots start at multiples of 512 bytes
     arguments += [
         Argument("out", "bfloat16_t", f"tokens, {heads}, {latent}", "out"),
-        Argument("workspace", "float", f"blocks, 2, {rows}, columns, 2 + blocks, 2, {extra}", "workspace"),
+        Argument(
+            "workspace",
+            "float",
+            f"blocks, 2, {rows}, columns, 2 + blocks, 2, {extra} + partials, {rows}, {latent + 16}",
+            "workspace",
+        ),
     ]
-    columns = f"{align(longest, 16)}u" if longest else f"({sinks}u + t.start + t.tokens + 15u) / 16u * 16u"
-    head_blocks = -(-heads // task_heads)
-    tasks = f"((t.tokens + {task_tokens - 1}u) / {task_tokens}u * {head_blocks}u)"
-    blocks = f"std::min<uint32_t>(cores, std::max<uint32_t>(1u, {tasks}))"
+    tasks = f"((t.tokens + {task_tokens - 1}u) / {task_tokens}u * {-(-heads // task_heads)}u)"
+    keys = f"{longest}u" if longest else f"({sinks}u + t.start + t.tokens)"
+    most = f"std::min<uint32_t>({MOST_PARTS}u, {keys} / {PART}u)"
+    parts = f"std::max<uint32_t>(1u, std::min<uint32_t>(cores / std::max<uint32_t>(1u, {tasks}), {most}))"
+    planned = (
+        ("parts", parts),
+        ("columns", f"(({keys} + t.parts - 1u) / t.parts + 15u) / 16u * 16u"),
+        ("blocks", f"std::min<uint32_t>(cores, std::max<uint32_t>(1u, {tasks} * t.parts))"),
+        ("partials", f"t.parts > 1u ? {tasks} * t.parts : 0u"),
+    )
     return tokens_kernel(
         name,
         "attention.cpp.jinja",
         f"{kind}_attention",
         tuple(arguments),
-        ("tokens", "start", "columns", "blocks"),
+        ("tokens", "start", *(name for name, _ in planned)),
         units="t.blocks",
         core="mix",
-        planned=(("columns", columns), ("blocks", blocks)),
+        planned=planned,
         mode=MODES[kind],
         heads=heads,
         width=width,
@@ -166,4 +194,7 @@ def attention(
         cube=budget,
         tile=tile,
         chip=chip,
+        most_parts=MOST_PARTS,
+        join=join,
+        batch=join.rows,
     )

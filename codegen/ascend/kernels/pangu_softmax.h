@@ -51,8 +51,8 @@ public:
         barrier();
     }
 
-    // weights[row, c] = softmax over c of scale * scores[row, c]. Row i sees the first `always` columns and, of those after
-    // them, mask(i). Columns from `total` on, up to a whole block of 16, are written nowhere.
+    // weights[row, c] = softmax over c of scale * scores[row, c]. Row i sees the first `always` columns and those of mask(i),
+    // which come after them. Columns from `total` on, up to a whole block of 16, are written nowhere.
     template <typename Mask>
     __aicore__ inline void run(const GlobalTensor<bfloat16_t>& weights, const GlobalTensor<float>& scores, uint32_t rows, uint32_t total,
                                uint32_t gmPitch, uint32_t always, float scale, const Mask& mask) {
@@ -81,6 +81,8 @@ public:
             AscendC::Add(sum, sum, fresh, int32_t(kPadded));
             barrier();
         }
+        AscendC::Adds(scalar(kStep), sum, 0.0f, int32_t(kPadded));
+        barrier();
         AscendC::Div(sum, scalar(kOnes), sum, int32_t(kPadded));
         barrier();
         for (uint32_t from = 0; from < total; from += kChunk) {
@@ -99,6 +101,12 @@ public:
             store_rows(weights[from], out, rows, cols, gmPitch, pitch);
             outQueue_.FreeTensor(out);
         }
+    }
+
+    // Of the rows of the last run: maxima, then sums of exponentials, as kPadded blocks of eight equal floats each.
+    __aicore__ inline void statistics(const LocalTensor<float>& blocks) {
+        spread_values(blocks, scalar(kMaximum), kPadded);
+        spread_values(blocks[kPadded * kBlockFloats], scalar(kStep), kPadded);
     }
 
 private:
@@ -121,8 +129,8 @@ private:
         inQueue_.FreeTensor(in);
         for (uint32_t row = 0; row < rows; ++row) {
             const Span seen = mask(row);
-            hide(wide[row * pitch], from, cols, always, always + seen.begin);
-            hide(wide[row * pitch], from, cols, always + seen.end, from + pitch);
+            hide(wide[row * pitch], from, cols, always, seen.begin);
+            hide(wide[row * pitch], from, cols, seen.end > always ? seen.end : always, from + pitch);
             if (pitch > cols) fill_range(wide[row * pitch], cols, pitch, kFloor);
         }
         barrier();

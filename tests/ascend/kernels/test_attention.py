@@ -85,3 +85,12 @@ def test_cores_in_any_number(library: Library) -> None:
     arrays, _ = case(catalogue.ATTENTION["swa_odd"], 70, 9, 1.0)
     results = [library.run("swa_odd", {"tokens": 70, "start": 9}, cores=c, **arrays)["out"] for c in (1, 3, 20)]
     assert all((r == results[0]).all() for r in results)
+
+
+@pytest.mark.parametrize("name", ["swa_small", "dense_odd", "dsa_odd"])
+def test_one_token_over_many_cores(library: Library, name: str) -> None:
+    """Keys are cut into parts for the cores; every length of the past must come out whole."""
+    for start in range(0, 700, 23):
+        arrays, want = case(catalogue.ATTENTION[name], 1, start, 1.0)
+        got = library.run(name, {"tokens": 1, "start": start}, cores=24, **arrays)["out"]
+        assert (np.abs(from_bf16(got).reshape(want.shape) - want) / np.abs(want).max(-1, keepdims=True)).max() <= 2.0**-7
