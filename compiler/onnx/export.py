@@ -6,6 +6,7 @@ each distinct combination of attributes and operand types. States are inputs NAM
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import onnx
@@ -13,7 +14,7 @@ from onnx import FunctionProto, ValueInfoProto, helper
 
 from pangu_compile.ir import Graph, IRError, Module, Node, Program, TensorType, Value, make_node
 from pangu_compile.ir.builder import Builder
-from pangu_compile.ir.decompose import decomposable, decompose_node, drop_unread
+from pangu_compile.ir.decompose import decomposable, decompose_node, drop_unread, operand_names
 
 from .dtypes import TO_ONNX
 from .emitters import emit_node
@@ -104,8 +105,7 @@ class _Exporter:
             name = node.attrs["function"]
             function = self._function(("call", name), name, self.module.functions[name])
         elif node.op in self.fused:
-            types = tuple(str(v.type) for v in node.inputs)
-            key = (node.op, repr(sorted((k, str(v)) for k, v in node.attrs.items())), types)
+            key = (node.op, repr(sorted((k, str(v)) for k, v in node.attrs.items())), alike([v.type for v in node.inputs]))
             function = self.functions.get(key) or self._function(key, node.op, lowered(node))
         else:
             emit_node(scope, node, ins, outs)
@@ -138,13 +138,22 @@ def _unique(params: list[Value]) -> Mapping[Value, str]:
     return names
 
 
+def alike(types: list[TensorType]) -> tuple[str, ...]:
+    """The types with their symbols numbered: equal for [T, 4] and [M, 4], which one function serves."""
+    names: dict[str, str] = {}
+
+    def numbered(match: re.Match[str]) -> str:
+        return names.setdefault(match[0], f"n{len(names)}")
+
+    return tuple(f"{t.dtype.value}[{re.sub('[A-Za-z_]+', numbered, ', '.join(map(str, t.shape)))}]" for t in types)
+
+
 def lowered(node: Node) -> Graph:
-    """A fused operator's decomposition as a graph; its parameters bear the slots' names."""
-    slots = node.attrs.get("slots") or tuple(f"x{i}" for i in range(len(node.inputs)))
+    """A fused operator's decomposition as a graph; its parameters bear the operands' names."""
     graph = Graph(node.op)
-    graph.params = [Value(name, v.type) for name, v in zip(slots, node.inputs, strict=True)]
-    alike = make_node(node.op, graph.params, node.attrs)
-    graph.outputs = decompose_node(Builder(graph.nodes), alike, graph.params)
+    graph.params = [Value(name, v.type) for name, v in zip(operand_names(node), node.inputs, strict=True)]
+    copy = make_node(node.op, graph.params, node.attrs)
+    graph.outputs = decompose_node(Builder(graph.nodes), copy, graph.params)
     graph.rename()
     drop_unread(graph)
     return graph

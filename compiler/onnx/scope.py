@@ -44,9 +44,14 @@ class Scope:
         return name
 
     def node_name(self, op: str) -> str:
-        base = f"{self.label}/{op}" if self.label else op
-        count = self._node_names[base] = self._node_names.get(base, 0) + 1
-        return base if count == 1 else f"{base}_{count}"
+        """A name that no other node has, with the place that the node comes from."""
+        base = name = f"{self.label}/{op}" if self.label else op
+        count = self._node_names.get(base, 0)
+        while name in self._node_names:
+            count += 1
+            name = f"{base}_{count + 1}"
+        self._node_names[base], self._node_names[name] = count, 0
+        return name
 
     def emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attrs: Any) -> None:
         """Append a node with given result names."""

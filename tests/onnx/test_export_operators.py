@@ -173,6 +173,20 @@ def test_selection_among_thousands_of_equals(width: int, k: int) -> None:
         np.testing.assert_array_equal(got, expected)
 
 
+def test_one_function_serves_what_differs_only_in_the_names_of_sizes() -> None:
+    graph = parse_graph(
+        "func @f(%a: f32[T, 4], %b: f32[S, 4], %c: f32[T, 4], %g: f32[4]) {\n"
+        "  %x = rms_norm(%a, %g) {eps=1e-05} : f32[T, 4]\n  %y = rms_norm(%b, %g) {eps=1e-05} : f32[S, 4]\n"
+        "  %z = rms_norm(%c, %g) {eps=1e-06} : f32[T, 4]\n  return %x, %y, %z\n}"
+    )
+    model = export_onnx(module_of(graph), "main")
+    assert [n.op_type for n in model.graph.node] == ["rms_norm", "rms_norm", "rms_norm_2"]
+    assert [list(f.input) for f in model.functions] == [["x", "gamma"], ["x", "gamma"]]
+    arrays = [np.random.default_rng(0).standard_normal(s) for s in ((3, 4), (5, 4), (3, 4), (4,))]
+    arrays = float32_values(arrays)
+    assert_close(run_model(model, graph, arrays), run_graph(graph, arrays, {"T": 3, "S": 5}), "rms_norm")
+
+
 def test_an_unknown_program_and_a_size_from_nowhere_are_named() -> None:
     graph = parse_graph("func @f(%a: f32[S, 2]) {\n  %r = iota() {dtype='i64', size=<T>} : i64[T]\n  return %r\n}")
     with pytest.raises(IRError, match="size T follows from no operand's shape"):

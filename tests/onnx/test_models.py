@@ -17,7 +17,6 @@ from pangu_compile.ir import Module, run_graph
 from pangu_compile.models.loading import empty_model
 from pangu_compile.models.programs import build_programs
 from pangu_compile.models.random_checkpoint import random_config, random_tensors
-from pangu_compile.models.speculate import speculate_spec
 from pangu_compile.onnx import DOMAIN, export_onnx, load_onnx, with_folded
 from pangu_compile.passes import run_passes
 from pangu_compile.trace import trace_programs
@@ -27,9 +26,10 @@ from .running import checked, open_session
 
 torch.set_num_threads(1)
 
-# 8, 20: one index head, so many scores are exactly 0 and tie; 20, 21: more rows than index_topk. Between them: mHC of 2 to 4
+# 8: one index head, so many scores are exactly 0 and tie; 8, 10, 21: more rows than index_topk. Between them: mHC of 3 and 4
 # streams and none, MoME and none, sinks and none, SWA, DSA and dense layers, MoE, MTP heads, tied embeddings, biased key norm.
-SEEDS = (8, 10, 13, 20, 21)
+SEEDS = (8, 10, 13, 21)
+COMPILED_SEEDS = (8, 21)
 LENGTH = 70
 SPLITS = ([LENGTH], [33, 1, 1, 1, 30, 4], [1] * LENGTH)
 TOLERANCE = 2e-4  # of the largest |logit|
@@ -37,7 +37,7 @@ TOLERANCE = 2e-4  # of the largest |logit|
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A random configuration: reference in float64, optimised module with `speculate`, final weights by name."""
+    """A random configuration: reference in float64, optimised module, final weights by name."""
 
     seed: int
     model: Any
@@ -51,10 +51,7 @@ def make_case(seed: int) -> Case:
     tensors = random_tensors(config, seed)
     model = empty_model(config)
     model.load_state_dict({n: v.double() for n, v in tensors.items()}, assign=True)
-    specs = build_programs(config)
-    if len(specs) > 1:
-        specs.append(speculate_spec(specs[0].module, [s.module for s in specs[1:]], config, "meta"))
-    module = run_passes(trace_programs(specs))
+    module = run_passes(trace_programs(build_programs(config)))
     return Case(seed, model.eval(), module, with_folded(module, lambda name: tensors[name].numpy()))
 
 
@@ -168,6 +165,7 @@ def test_weights_can_stay_outside(case: Case) -> None:
     assert float(np.abs(got - expected).max()) <= TOLERANCE * float(np.abs(expected).max())
 
 
+@pytest.mark.parametrize("case", COMPILED_SEEDS, indirect=True, scope="module")
 def test_round_trip(case: Case, tmp_path: Path) -> None:
     """step -> ONNX -> import -> passes -> compiled code gives onnxruntime's logits."""
     module, read = case.module, case.read

@@ -6,6 +6,7 @@ any backend that lacks a fused operator, build on this table. A test compares th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..builder import Builder
@@ -20,6 +21,7 @@ Slotted = Callable[[Emit, Attrs, Mapping[str, Value]], Mapping[str, Value]]
 Rule = Callable[[Emit, Attrs, Sequence[Value]], list[Value]]
 
 _TABLE: dict[str, Rule] = {}
+_OPERANDS: dict[str, tuple[str, ...]] = {}
 
 
 def register(name: str, rule: Rule) -> None:
@@ -35,6 +37,7 @@ def plain(name: str) -> Callable[[Plain], Plain]:
 
     def decorate(fn: Plain) -> Plain:
         register(name, lambda e, attrs, values: [fn(e, attrs, *values)])
+        _OPERANDS[name] = tuple(inspect.signature(fn).parameters)[2:]
         return fn
 
     return decorate
@@ -53,6 +56,11 @@ def slotted(name: str) -> Callable[[Slotted], Slotted]:
 def decomposable() -> list[str]:
     """Names of the operators that have a decomposition."""
     return sorted(_TABLE)
+
+
+def operand_names(node: Node) -> tuple[str, ...]:
+    """What the operands of an operator that has a decomposition are called: its slots, or the rule's own names."""
+    return node.attrs["slots"] if "slots" in node.attrs else _OPERANDS[node.op]
 
 
 def decompose_node(builder: Builder, node: Node, values: Sequence[Value]) -> list[Value]:
