@@ -14,15 +14,20 @@ constexpr uint32_t kSide = 16;
 constexpr __aicore__ inline uint32_t whole(uint32_t value) { return (value + kSide - 1) / kSide * kSide; }
 constexpr __aicore__ inline uint32_t fractals(uint32_t value) { return (value + kSide - 1) / kSide; }
 
-// Rows at .. at + rows of an L1 matrix from rows of global memory that are `gmPitch` elements apart.
+// Rows at .. at + rows of an L1 matrix from rows of global memory that are `gmPitch` elements apart. The copy has 16 bits for
+// that distance: rows that are farther apart (weights of a very long context) come one by one.
 __aicore__ inline void load_nz(const AscendC::LocalTensor<bfloat16_t>& dst, const AscendC::GlobalTensor<bfloat16_t>& src, uint32_t at,
                                uint32_t rows, uint32_t cols, uint32_t gmPitch, uint32_t pitch) {
+    if (rows > 1 && gmPitch > 0xFFFF) {
+        for (uint32_t i = 0; i < rows; ++i) load_nz(dst, src[uint64_t(i) * gmPitch], at + i, 1, cols, cols, pitch);
+        return;
+    }
     AscendC::Nd2NzParams p;
     p.ndNum = 1;
     p.nValue = uint16_t(rows);
     p.dValue = uint16_t(cols);
     p.srcNdMatrixStride = 0;
-    p.srcDValue = uint16_t(gmPitch);
+    p.srcDValue = uint16_t(rows > 1 ? gmPitch : cols);
     p.dstNzC0Stride = uint16_t(pitch);
     p.dstNzNStride = 1;
     p.dstNzMatrixStride = 0;

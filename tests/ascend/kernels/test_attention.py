@@ -53,9 +53,9 @@ def case(s: dict[str, Any], tokens: int, start: int, scale: float) -> tuple[dict
     return a, attend(s, from_bf16(a["query"]), keys, visible, sinks)
 
 
-def check(library: Library, name: str, tokens: int, start: int, scale: float = 1.0) -> None:
+def check(library: Library, name: str, tokens: int, start: int, scale: float = 1.0, cores: int = 20) -> None:
     arrays, want = case(catalogue.ATTENTION[name], tokens, start, scale)
-    got = library.run(name, {"tokens": tokens, "start": start}, cores=20, **arrays)["out"]
+    got = library.run(name, {"tokens": tokens, "start": start}, cores=cores, **arrays)["out"]
     largest = np.abs(want).max(-1, keepdims=True)
     # bf16 weights and a bf16 result: a unit in the last place (2^-8 of the row's largest value) holds both roundings.
     assert (np.abs(from_bf16(got).reshape(want.shape) - want) / largest).max() <= 2.0**-7
@@ -74,6 +74,11 @@ def test_the_published_shapes(library: Library, name: str, tokens: int, start: i
 
 def test_a_row_longer_than_a_chunk(library: Library) -> None:
     check(library, "dense_odd", 3, 4500)
+
+
+def test_rows_too_far_apart_for_one_copy(library: Library) -> None:
+    """One core keeps whole rows of scores: more than 65535 columns, which the copy to L1 cannot step over at once."""
+    check(library, "dense_odd", 2, 66_000, cores=1)
 
 
 @pytest.mark.parametrize("name", ["swa_small", "dense_odd", "dsa_odd"])
