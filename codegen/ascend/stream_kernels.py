@@ -30,6 +30,7 @@ class Pre:
     iterations: int = 0
     norm_eps: float | None = None
     merge: bool = False
+    quantise: bool = False  # y also as int8 with a scale per token; needs norm_eps
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
         buffers += [Buffer("y", fixed=whole * F32), Buffer("y_out", fixed=whole * BF16, depth=2)]
         if not s.pre.merge:
             buffers += [Buffer("post", fixed=8 * n * F32, depth=2), Buffer("res", fixed=8 * n * n * F32, depth=2)]
+        if s.pre.quantise:
+            buffers += [Buffer("quantised", fixed=align(s.hidden, 32), depth=2), Buffer("scale", fixed=8 * F32, depth=2)]
         if s.pre.norm_eps is not None:
             buffers += [
                 Buffer("gamma", fixed=whole * F32),
@@ -197,6 +200,8 @@ def _arguments(s: _Shape) -> tuple[Argument, ...]:
             Argument("new_post", "float", f"tokens, {n}", "out"),
             Argument("new_res", "float", f"tokens, {n}, {n}", "out"),
         ]
+    if s.pre and s.pre.quantise:
+        result += [Argument("y_q", "int8_t", f"tokens, {h}", "out"), Argument("y_scale", "float", "tokens", "out")]
     floats = f"slices, tokens, {s.part}" + (f" + tokens, {n * h}" if s.block_norm else "")
     return (*result, Argument("workspace", "float", floats, "workspace"))
 
@@ -207,6 +212,8 @@ def mhc(chip: Platform, name: str, *, streams: int, hidden: int, post: Post | No
     s = _Shape(streams, hidden, post, pre)
     if (pre is None and post is None) or (pre and pre.merge and post):
         raise ValueError(f"{name}: neither mhc_pre nor mhc_post, or a merge after a post")
+    if pre and pre.quantise and (pre.norm_eps is None or pre.merge):
+        raise ValueError(f"{name}: only a normed branch input is quantised")
     if not 1 <= streams <= 8 or hidden > 16320:
         raise TilingError(f"{name}: {streams} streams of {hidden}; at most 8 of 16320 are supported")
     width, phi_depth, mix = _first_that_fits(name, chip, s)
@@ -236,6 +243,7 @@ def mhc(chip: Platform, name: str, *, streams: int, hidden: int, post: Post | No
         max_parts=MAX_PARTS,
         second=second,
         merge=bool(pre and pre.merge),
+        quantise=bool(pre and pre.quantise),
         gamma=bool(pre and pre.gamma),
         norm=bool(pre and pre.norm_eps is not None),
         out_norm=bool(post and post.out_eps is not None),

@@ -14,6 +14,7 @@ from pangu_compile.codegen.ascend.vector_kernels import conv_norm, index_key, re
 CHIP = platform("ascend910b")
 EPS = 1e-5
 FULL = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS)
+INT8 = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, quantise=True)
 
 RMS = {
     "rms_96": dict(channels=96, eps=EPS),
@@ -64,6 +65,7 @@ MHC = {
     "pre_odd": dict(streams=3, hidden=23, pre=Pre(EPS, 1e-6, False, 2)),
     "chain_96": dict(streams=4, hidden=96, post=Post(EPS), pre=FULL),
     "chain_block": dict(streams=2, hidden=97, post=Post(EPS, EPS), pre=FULL),
+    "chain_int8": dict(streams=4, hidden=97, post=Post(EPS), pre=INT8),
     "chain_one": dict(streams=1, hidden=40, post=Post(), pre=Pre(EPS, 1e-6, True, 5)),
     "post_block": dict(streams=3, hidden=97, post=Post(None, EPS)),
     "post_plain": dict(streams=2, hidden=130, post=Post(EPS)),

@@ -27,11 +27,6 @@ def from_bf16(x: np.ndarray) -> np.ndarray:
     return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
-def rounded(x: np.ndarray) -> np.ndarray:
-    """Float64 values of x after rounding to bf16."""
-    return from_bf16(to_bf16(x))
-
-
 def ulps(got: np.ndarray, want: np.ndarray) -> float:
     """Largest difference of bf16 `got` from `want`, in units of bf16's last place at the scale of each row's values."""
     got, want = np.atleast_2d(from_bf16(got)), np.atleast_2d(want)

@@ -7,7 +7,7 @@ from typing import Any
 import catalogue
 import numpy as np
 import pytest
-from kernel_harness import Library, from_bf16, rounded, to_bf16, ulps
+from kernel_harness import Library, from_bf16, to_bf16, ulps
 
 from pangu_compile.ir.ops import streams
 
@@ -65,10 +65,15 @@ def check(library: Library, name: str, tokens: int, scale: float = 1.0) -> None:
         x = streams.post(exact, attrs)
         assert ulps(got["new_x"].reshape(tokens, -1), x.reshape(tokens, -1)) <= 0.51
         # The branch input is mixed from the bf16 streams, unless the block's norm kept them in float32.
-        stored = x if post.block_eps is not None else rounded(x)
+        stored = x if post.block_eps is not None else from_bf16(got["new_x"]).reshape(x.shape)
     if pre:
         y = got["h" if pre.merge else "y"].reshape(tokens, -1)
-        assert ulps(y, mixed(x, stored, exact, attrs)) <= 0.55
+        exact_y = mixed(x, stored, exact, attrs)
+        assert ulps(y, exact_y) <= 0.55
+        if pre.quantise:
+            scale = np.abs(exact_y).max(-1) / 127
+            assert np.allclose(got["y_scale"], scale, rtol=1e-5)
+            assert np.abs(got["y_q"].reshape(exact_y.shape) - exact_y / scale[:, None]).max() <= 0.501
     if pre and not pre.merge:
         want = streams.pre(x, exact, attrs)
         for result in ("new_post", "new_res"):
