@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pangu_compile.driver.options import WEIGHT_FORMATS
 from pangu_compile.errors import UserError
 
 from .progress import Bars
@@ -20,13 +21,14 @@ TARGETS = ("cpu", "ascend910b", "ascend910_93")
 @click.option("--json", "json_file", type=click.Path(), help="Write the report to this file as JSON (- for stdout).")
 @click.option("--ir", is_flag=True, help="Print the optimised IR instead of the summary.")
 @click.option("--onnx", type=click.Path(), help="Write the graph as ONNX to this file.")
+@click.option("--weights", type=click.Choice(WEIGHT_FORMATS), help="Compile a checkpoint's matrices to this format [f32].")
 @click.option("--context", type=int, help="Rows cached at decode [the artifact's context; a checkpoint's own, at most 4096].")
 @click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="Whose roofline to estimate with.")
 @click.option("--acceptance", help="Acceptance rate of each draft head, like 0.92,0.89,0.88 [published rates of Flash].")
 @click.option("--measure", is_flag=True, help="Measure this machine's memory bandwidth for the estimate (target cpu).")
 def inspect(
-    path: str, html: str | None, json_file: str | None, ir: bool, onnx: str | None, context: int | None, target: str,
-    acceptance: str | None, measure: bool,
+    path: str, html: str | None, json_file: str | None, ir: bool, onnx: str | None, weights: str | None,
+    context: int | None, target: str, acceptance: str | None, measure: bool,
 ) -> None:  # fmt: skip
     """Describe PATH: an artifact, or a checkpoint (config.json is enough)."""
     from pangu_compile.driver.summary import InspectOptions, ir_text, summarise
@@ -39,14 +41,14 @@ def inspect(
         raise UserError(f"inspect --measure measures this machine; it does not go with --target {target}")
     if ir:
         with Bars() as bars:
-            text = ir_text(Path(path), bars)
+            text = ir_text(Path(path), bars, weights)
         print(text)
         return
     for file in (html, json_file):
         _check_destination(file)
     rates = None if acceptance is None else parse_acceptance(acceptance)
     with Bars() as bars:
-        summary = summarise(Path(path), InspectOptions(context, target, rates, measure), bars)
+        summary = summarise(Path(path), InspectOptions(context, target, weights, rates, measure), bars)
     if html is not None:
         _write(html, render_report(summary))
     if json_file is not None:

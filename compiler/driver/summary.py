@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .progress import Progress, Silent
 if TYPE_CHECKING:
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
+    from pangu_compile.passes.table import Pass
     from pangu_compile.report import Recorder
 
 ITEM_BYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
@@ -30,10 +32,15 @@ HEAD_KEYS = ("format_version", "target", "weights", "max_context", "max_chunk", 
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """context: rows cached at decode; None: the artifact's, or min(the model's, 4096). target: whose roofline."""
+    """What to look at.
+
+    context: rows cached at decode; None: the artifact's, or min(the model's, 4096). target: whose roofline. weights: the
+    format to compile a checkpoint's matrices to; None: f32, or what the artifact has.
+    """
 
     context: int | None = None
     target: str = "cpu"
+    weights: str | None = None
     acceptance: Sequence[float] | None = None
     measure: bool = False
 
@@ -47,13 +54,19 @@ class Opened:
     config: OpenPanguConfig
     artifact: Artifact | None
 
-    def build_options(self) -> BuildOptions:
-        """Options that matter for the graph: the weight format and whether MTP heads are there."""
+    def build_options(self, weights: str | None = None) -> BuildOptions:
+        """Options that matter for the graph: the weight format and whether MTP heads are there.
+
+        Raises:
+            UserError: `weights` is another format than the artifact has.
+        """
         if self.artifact is None:
-            return make_options()
+            return make_options(weights=weights or "f32")
         manifest = self.artifact.manifest
-        recorded = manifest.get("options", {})
-        return make_options(weights=manifest.get("weights", "f32"), mtp=bool(recorded.get("mtp", True)))
+        own = str(manifest.get("weights", "f32"))
+        if weights not in (None, own):
+            raise UserError(f"{self.path} holds {own} weights; --weights {weights} is for checkpoints")
+        return make_options(weights=own, mtp=bool(manifest.get("options", {}).get("mtp", True)))
 
 
 def is_artifact(path: Path) -> bool:
@@ -78,12 +91,23 @@ def open_path(path: Path, check: bool = True) -> Opened:
     return Opened(path, checkpoint, load_config(checkpoint), artifact)
 
 
-def ir_text(path: Path, progress: Progress | None = None) -> str:
+def ir_text(path: Path, progress: Progress | None = None, weights: str | None = None) -> str:
     """The optimised IR of a checkpoint, or of an artifact's model (traced again from its configuration)."""
     from pangu_compile.ir import print_module
 
     opened = open_path(path, check=False)
-    return print_module(optimised(opened.config, opened.build_options(), None, progress or Silent()))
+    return print_module(optimised(opened.config, opened.build_options(weights), None, progress or Silent()))
+
+
+def _pass_table(weights: str) -> tuple[Pass, ...]:
+    """The passes of a build with that weight format."""
+    from pangu_compile.passes.quantise import quantise_weights
+    from pangu_compile.passes.table import PASSES, Pass
+
+    if weights == "f32":
+        return PASSES
+    quantise = Pass("quantise_weights", partial(quantise_weights, weight_format=weights), frozenset({"clean layout"}))
+    return (*PASSES, quantise)
 
 
 def optimised(
@@ -106,7 +130,7 @@ def optimised(
     progress.advance(1)
     progress.stage("optimising", 1)
     try:
-        run_passes(module, observer=recorder)
+        run_passes(module, observer=recorder, passes=_pass_table(options.weights))
     except IRError as error:
         raise CompileError(" ".join(str(error).split())) from error
     progress.advance(1)
@@ -144,7 +168,7 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     opened = open_path(path)
     config = opened.config
     context = _context(opened, options.context)
-    build_options = opened.build_options()
+    build_options = opened.build_options(options.weights)
     heads = config.num_nextn_predict_layers if build_options.mtp else 0
     view = View(context, chip(options.target, measure=options.measure), rates_for(heads, options.acceptance))
     recorder = Recorder()

@@ -62,6 +62,13 @@ def test_context_is_limited_by_the_artifact(tmp_path: Path) -> None:
         summarise(path, InspectOptions(context=65))
 
 
+def test_weight_format_is_the_artifacts(tmp_path: Path) -> None:
+    path = artifact(tmp_path, weights="int8")
+    assert summarise(path, InspectOptions(weights="int8"))["weights"] == "int8"
+    with pytest.raises(UserError, match="holds int8 weights"):
+        summarise(path, InspectOptions(weights="bf16"))
+
+
 def test_another_plan_is_told(tmp_path: Path) -> None:
     plan = copy.deepcopy(make_plan(make_module(), PlanOptions(max_context=64, max_chunk=4)).to_json())
     for kernel in plan["functions"]["layer_0"]["kernels"]:

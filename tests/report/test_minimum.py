@@ -55,7 +55,7 @@ def test_stored_formats_count(module: Module) -> None:
     module.states["layers.0.latent"] = StateInfo("layers.0.latent", "bf16", C, None, 0)
     least = decode_minimum(CONFIG, trunk_shapes(module), module.states, stored_as(module), 16)
     whole = decode_minimum(CONFIG, trunk_shapes(module), module.states, f32, 16)
-    assert whole.weights - least.weights == K * H * (4 * F - (F + 4))
+    assert whole.weights - least.weights == K * H * F * 4 - TensorType(DType.q8, (K, H, F)).nbytes
     assert least.caches == (17 * C) * (4 + 2)
 
 
