@@ -65,7 +65,7 @@ class Speculate(nn.Module):
 
     def forward(self, tokens: Tensor, hidden: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         heads = len(self.drafts)
-        carry, start, *states = rest if heads > 1 else (None, *rest)
+        carry, (start, *states) = (rest[0], rest[1:]) if heads > 1 else (None, rest)
         trunk_count = sum(len(group) for group in self.step.specs)
         drafts, levels, head_states = self._propose(tokens, hidden, carry, start, states[trunk_count:])
         fed = torch.cat([tokens[-1:], drafts])

@@ -54,7 +54,7 @@ def inline_calls(graph: Graph, functions: Mapping[str, Graph], names: Collection
     replaced: dict[Value, Value] = {}
     for node in graph.nodes:
         name = node.attrs.get("function")
-        if node.op != "call" or name not in names:
+        if node.op != "call" or name is None or name not in names:
             nodes.append(node)
             continue
         callee = functions[name]
