@@ -109,8 +109,8 @@ def _pack_slice(fmt: str, rows: Floats, name: str) -> tuple[Bytes, Bytes]:
     padding = -rows.shape[1] % GROUP
     if fmt == "q8":
         q, scale = quantise_q8(rows)
-        padded = np.asarray(np.pad(q, ((0, 0), (0, padding))), np.int8)
-        return padded.view(np.uint8).reshape(-1), scale.view(np.uint8)
+        padded: Bytes = np.pad(q, ((0, 0), (0, padding))).view(np.uint8)
+        return padded.reshape(-1), scale.view(np.uint8)
     groups = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, GROUP)
     q, half = quantise_q4(groups)
     nibbles = (q + 8).astype(np.uint8)
