@@ -17,7 +17,7 @@ inline void relax() {
 }
 
 constexpr int kSpins = 4000;
-constexpr int64_t kRangesPerThread = 4;
+constexpr int64_t kRangesPerThread = 2; // enough to even out, few enough for long reads
 constexpr uint64_t kTaken = 0xFFFFFFFFu; // the lower half of `open_`
 
 } // namespace

@@ -6,7 +6,7 @@
 namespace pangu {
 
 constexpr int64_t kTokenBlock = 32; // tokens whose absorbed queries are held at once
-constexpr int64_t kKeyBlock = 64;
+constexpr int64_t kKeyBlock = 96; // a multiple of 3, the rows of a tile
 constexpr int64_t kHeadBlock = 16;
 
 // Softmax over blocks: peak and total so far of one query row.
@@ -114,7 +114,7 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
         absorb(first, count, begin, end, queries);
         for (int64_t t = first; t < first + count; ++t) attend_heads(t, first, begin, end, queries, keys);
         values(first, count, begin, end, queries);
-      });
+      }, heads >= kHeadBlock ? 4 : 1); // heads that share loads of a key
     parallel(pool, heads, project, [&](int64_t begin, int64_t end) { absorb(first, count, begin, end, queries); });
     const int64_t blocks = (heads + kHeadBlock - 1) / kHeadBlock;
     parallel(pool, count * blocks, kHeadBlock * pair, [&](int64_t begin, int64_t end) {

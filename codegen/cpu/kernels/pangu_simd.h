@@ -26,7 +26,7 @@ inline vec load(const float *p) {
   return v;
 }
 inline void store(float *p, vec v) { std::memcpy(p, &v, sizeof v); }
-inline vec splat(float x) { return vec{} + x; }
+inline vec splat(float x) { return x - vec{}; } // not a sum, which would change -0
 
 // a * b + c. Said outright: a compiler that fuses products and sums as it likes (GCC does not in every loop for every
 // processor) would give one element other bits in one tile shape than in another.
@@ -42,6 +42,17 @@ inline vec fma(vec a, vec b, vec c) {
 #endif
 }
 
+// Holds a value in a register: GCC would load it again for each of its uses, and loads are what a tile runs out of first.
+inline void hold(vec &v) {
+#if defined(__AVX__)
+  asm("" : "+x"(v));
+#elif defined(__ARM_NEON)
+  asm("" : "+w"(v));
+#else
+  (void)v;
+#endif
+}
+
 // The first n floats, then zeros; and back.
 inline vec load_part(const float *p, int64_t n) {
   float t[kWidth] = {};
@@ -54,13 +65,22 @@ inline void store_part(float *p, vec v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = t[i];
 }
 
-// Sum of the lanes in a fixed tree.
+// Sum of the lanes in a fixed tree: the upper half onto the lower, again and again.
+typedef float vec4 __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+typedef float vec8 __attribute__((vector_size(32)));
+#endif
 inline float sum(vec v) {
-  float t[kWidth];
-  store(t, v);
-  for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) t[i] += t[i + half];
-  return t[0];
+#if defined(__AVX512F__)
+  const vec8 w = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const vec4 f = __builtin_shufflevector(w, w, 0, 1, 2, 3) + __builtin_shufflevector(w, w, 4, 5, 6, 7);
+#elif defined(__AVX__)
+  const vec4 f = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#else
+  const vec4 f = v;
+#endif
+  const vec4 g = f + __builtin_shufflevector(f, f, 2, 3, 0, 1);
+  return g[0] + g[1];
 }
 
 // Two partial sums, so that additions overlap; one order of operations for every caller.
@@ -90,17 +110,29 @@ inline void dot_tile(const float *a, int64_t a_stride, const float *const *b, in
   for (; k + kWidth <= K; k += kWidth) {
     vec bv[NB];
 #pragma GCC unroll 16
-    for (int n = 0; n < NB; ++n) bv[n] = load(b[n] + k);
+    for (int n = 0; n < NB; ++n) {
+      bv[n] = load(b[n] + k);
+      hold(bv[n]);
+    }
 #pragma GCC unroll 16
     for (int m = 0; m < MB; ++m) {
-      const vec av = load(a + m * a_stride + k);
+      vec av = load(a + m * a_stride + k);
+      hold(av);
 #pragma GCC unroll 16
       for (int n = 0; n < NB; ++n) acc[m][n] = fma(av, bv[n], acc[m][n]);
     }
   }
-  if (k < K)
-    for (int m = 0; m < MB; ++m)
-      for (int n = 0; n < NB; ++n) acc[m][n] = fma(load_part(a + m * a_stride + k, K - k), load_part(b[n] + k, K - k), acc[m][n]);
+  if (k < K) {
+    vec bv[NB];
+#pragma GCC unroll 16
+    for (int n = 0; n < NB; ++n) bv[n] = load_part(b[n] + k, K - k);
+#pragma GCC unroll 16
+    for (int m = 0; m < MB; ++m) {
+      const vec av = load_part(a + m * a_stride + k, K - k);
+#pragma GCC unroll 16
+      for (int n = 0; n < NB; ++n) acc[m][n] = fma(av, bv[n], acc[m][n]);
+    }
+  }
 #pragma GCC unroll 16
   for (int m = 0; m < MB; ++m)
 #pragma GCC unroll 16
@@ -114,11 +146,16 @@ inline void dot_band(const float *a, int64_t a_stride, int64_t N, const float *c
   for (; n < N; ++n) dot_tile<MB, 1>(a, a_stride, b + n, K, c + n, c_stride);
 }
 
-// All of c[M, N]: rows of a against N rows given by pointers.
+// All of c[M, N]: rows of a against N rows given by pointers. A few rows of b at a time stay in the first cache, beside
+// four of a, while all of a passes over them.
 inline void dot_grid(int64_t M, const float *a, int64_t a_stride, int64_t N, const float *const *b, int64_t K, float *c, int64_t c_stride) {
-  int64_t m = 0;
-  for (; m + 4 <= M; m += 4) dot_band<4>(a + m * a_stride, a_stride, N, b, K, c + m * c_stride, c_stride);
-  for (; m < M; ++m) dot_band<1>(a + m * a_stride, a_stride, N, b, K, c + m * c_stride, c_stride);
+  constexpr int64_t kHeld = 9;
+  for (int64_t n = 0; n < N; n += kHeld) {
+    const int64_t count = min(kHeld, N - n);
+    int64_t m = 0;
+    for (; m + 4 <= M; m += 4) dot_band<4>(a + m * a_stride, a_stride, count, b + n, K, c + m * c_stride + n, c_stride);
+    for (; m < M; ++m) dot_band<1>(a + m * a_stride, a_stride, count, b + n, K, c + m * c_stride + n, c_stride);
+  }
 }
 
 // acc[m][c..] += sum over j of p[m][j] * b[j][c..], j in order, for NB vectors of columns.
@@ -132,7 +169,10 @@ inline void mix_tile(const float *p, int64_t p_stride, int64_t N, const float *c
   for (int64_t j = 0; j < N; ++j) {
     vec bv[NB];
 #pragma GCC unroll 16
-    for (int n = 0; n < NB; ++n) bv[n] = load(b[j] + c + n * kWidth);
+    for (int n = 0; n < NB; ++n) {
+      bv[n] = load(b[j] + c + n * kWidth);
+      hold(bv[n]);
+    }
 #pragma GCC unroll 16
     for (int m = 0; m < MB; ++m) {
       const vec pv = splat(p[m * p_stride + j]);
@@ -146,23 +186,23 @@ inline void mix_tile(const float *p, int64_t p_stride, int64_t N, const float *c
     for (int n = 0; n < NB; ++n) store(acc + m * acc_stride + c + n * kWidth, s[m][n]);
 }
 
-template <int MB>
-inline void mix_band(const float *p, int64_t p_stride, int64_t N, const float *const *b, int64_t C, float *acc, int64_t acc_stride) {
+// acc[M, C] += p[M, N] times N rows given by pointers. A strip of columns stays in the first cache for all of p.
+template <int NB>
+inline void mix_strip(int64_t M, const float *p, int64_t p_stride, int64_t N, const float *const *b, int64_t c, float *acc, int64_t acc_stride) {
+  int64_t m = 0;
+  for (; m + 4 <= M; m += 4) mix_tile<4, NB>(p + m * p_stride, p_stride, N, b, c, acc + m * acc_stride, acc_stride);
+  for (; m < M; ++m) mix_tile<1, NB>(p + m * p_stride, p_stride, N, b, c, acc + m * acc_stride, acc_stride);
+}
+
+inline void mix_grid(int64_t M, const float *p, int64_t p_stride, int64_t N, const float *const *b, int64_t C, float *acc, int64_t acc_stride) {
   int64_t c = 0;
-  for (; c + 3 * kWidth <= C; c += 3 * kWidth) mix_tile<MB, 3>(p, p_stride, N, b, c, acc, acc_stride);
-  for (; c + kWidth <= C; c += kWidth) mix_tile<MB, 1>(p, p_stride, N, b, c, acc, acc_stride);
-  for (int m = 0; c < C && m < MB; ++m) {
+  for (; c + 3 * kWidth <= C; c += 3 * kWidth) mix_strip<3>(M, p, p_stride, N, b, c, acc, acc_stride);
+  for (; c + kWidth <= C; c += kWidth) mix_strip<1>(M, p, p_stride, N, b, c, acc, acc_stride);
+  for (int64_t m = 0; c < C && m < M; ++m) {
     vec s = load_part(acc + m * acc_stride + c, C - c);
     for (int64_t j = 0; j < N; ++j) s = fma(splat(p[m * p_stride + j]), load_part(b[j] + c, C - c), s);
     store_part(acc + m * acc_stride + c, s, C - c);
   }
-}
-
-// acc[M, C] += p[M, N] times N rows given by pointers.
-inline void mix_grid(int64_t M, const float *p, int64_t p_stride, int64_t N, const float *const *b, int64_t C, float *acc, int64_t acc_stride) {
-  int64_t m = 0;
-  for (; m + 4 <= M; m += 4) mix_band<4>(p + m * p_stride, p_stride, N, b, C, acc + m * acc_stride, acc_stride);
-  for (; m < M; ++m) mix_band<1>(p + m * p_stride, p_stride, N, b, C, acc + m * acc_stride, acc_stride);
 }
 
 } // namespace pangu
