@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,14 @@ def check_sources(sources: Mapping[str, str], chip: str) -> list[Call]:
     return [call for name in sorted(sources) for call in check_source(sources[name], chip, helpers, name)]
 
 
-def _helper_kinds() -> Iterator[tuple[str, Kind]]:
-    for name, kind in annotated_results(ast.parse((SUPPORT / "blocks.py").read_text(encoding="utf-8"))):
-        yield f"pb.{name}", kind
+@lru_cache(maxsize=1)
+def _helper_kinds() -> Mapping[str, Kind]:
+    """What the helpers that generated code calls return."""
+    blocks = ast.parse((SUPPORT / "blocks.py").read_text(encoding="utf-8"))
+    kinds = {f"pb.{name}": kind for name, kind in annotated_results(blocks)}
     for name in ("cache", "index_cache"):
-        yield f"{name}.append", "AppendCache"
-        yield f"{name}.rows", "Tensor"
-        yield f"{name}.with_prefix", "Tensor"
+        kinds |= {f"{name}.append": "AppendCache", f"{name}.rows": "Tensor", f"{name}.with_prefix": "Tensor"}
+    return kinds
 
 
 def _states(module: Module, usage: Usage) -> list[dict[str, Any]]:

@@ -1,0 +1,162 @@
+"""Whole generated programs, on the CPU reference implementations: the torch reference's tokens, drafts or not, on every chip."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import pangu_compile
+from pangu_compile.codegen.torch_npu import CHIPS, exists
+from pangu_compile.codegen.torch_npu.choose import Target
+from pangu_compile.codegen.torch_npu.support import reference
+from pangu_compile.driver.artifact import Artifact
+from pangu_compile.driver.targets.program import ProgramModel
+from pangu_compile.errors import UserError
+from pangu_compile.ir.ops.mtp import distribution, draw
+from pangu_compile.models.config import OpenPanguConfig
+from pangu_compile.models.random_checkpoint import write_random_checkpoint
+from pangu_compile.models.reference import OpenPanguForCausalLM
+from pangu_compile.runtime import Sampling
+
+from .conftest import CONTEXT, FLASH, Traced
+
+torch.set_num_threads(1)
+reference.register()
+Get = Callable[[str], Traced]
+NEW = 20
+
+
+def prompt(traced: Traced, length: int) -> list[int]:
+    return [int(t) for t in np.random.default_rng(length).integers(0, traced.config.vocab_size, length)]
+
+
+def logits(model: OpenPanguForCausalLM, tokens: Sequence[int]) -> np.ndarray:
+    with torch.no_grad():
+        values: np.ndarray = model(torch.tensor([list(tokens)]))[0].numpy()
+    return values
+
+
+def generate(model: ProgramModel, tokens: Sequence[int], speculate: bool, new: int = NEW, **sampling: float) -> list[int]:
+    with model.session(speculate=speculate) as session:
+        return session.generate(tokens, new, Sampling(**sampling), speculate).tokens  # type: ignore[arg-type]
+
+
+def check_greedy(traced: Traced, chip: str, seed: int, length: int) -> None:
+    """The program's tokens are the reference's, with drafts and without, and so are its logits in any chunks."""
+    oracle, model, tokens = traced.reference(seed), traced.model(chip, "f32", seed), prompt(traced, length)
+    plain = generate(model, tokens, False)
+    expected = logits(oracle, tokens + plain)
+    assert expected[length - 1 : -1].argmax(-1).tolist() == plain
+    assert generate(model, tokens, True) == plain
+    with model.session() as session:
+        parts = [session.prefill((tokens + plain)[: length + 5], all_logits=True)]
+        parts += [session.decode(t)[None] for t in plain[5:8]]
+    got = np.concatenate(parts)
+    assert np.abs(got - expected[: len(got)]).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("name,seed,length", [("flash", 0, 40), ("flash", 1, 1), ("plain", 0, 70), ("plain", 2, 3)])
+def test_tokens_are_the_references(traced: Get, name: str, seed: int, length: int, chip: str) -> None:
+    check_greedy(traced(name), chip, seed, length)
+
+
+def test_vendor_operators_compute_the_same_program(traced: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their 16-bit rule suspended, the references compute in float32: then 950's program gives the reference's tokens too."""
+    monkeypatch.setattr(Target, "sixteen", property(lambda self: True))
+    monkeypatch.setattr(reference, "SIXTEEN", (torch.bfloat16, torch.float16, torch.float32))
+    flash = traced("flash")
+    flash.artifact("ascend950", "f32", 3)
+    used = json.loads((flash.artifact("ascend950", "f32", 3) / "plan.json").read_text())["vendor_operators"]
+    assert {"npu_mhc_pre", "npu_mhc_sinkhorn", "npu_mhc_post", "npu_fused_causal_conv1d", "npu_lightning_indexer",
+            "npu_sparse_flash_attention", "npu_moe_gating_top_k", "npu_grouped_matmul"} <= set(used)  # fmt: skip
+    check_greedy(flash, "ascend950", 3, 33)
+
+
+@pytest.mark.parametrize("chip", ["ascend910b", "ascend950"])
+def test_bf16(traced: Get, chip: str) -> None:
+    """Rounding moves logits by a few percent of the largest; a token whose experts or sparse rows change moves more."""
+    flash = traced("flash")
+    tokens = prompt(flash, 60)
+    expected = logits(flash.reference(0), tokens)
+    with flash.model(chip, "bf16", 0).session() as session:
+        got = session.prefill(tokens, all_logits=True)
+    moved = np.abs(got - expected).max(-1) / np.abs(expected).max()
+    assert np.median(moved) <= 0.06
+    plan = json.loads((flash.artifact(chip, "bf16", 0) / "plan.json").read_text())
+    assert all(exists(name, chip) for name in plan["vendor_operators"])
+    assert "npu_sparse_flash_attention" in plan["vendor_operators"]
+    assert ("npu_mhc_pre" in plan["vendor_operators"]) == (chip == "ascend950")
+
+
+def test_storage(traced: Get) -> None:
+    flash = traced("flash")
+    out = flash.artifact("ascend950", "bf16", 0)
+    with safe_open(str(out / "weights.safetensors"), framework="pt") as file:
+        phi = next(n for n in file.keys() if n.endswith("mlp_mhc_module.phi.weight") or "folded" in n)  # noqa: SIM118
+        assert file.get_tensor("model.layers.0.self_attn.qa_conv.weight").shape == (3, 128)
+        assert file.get_tensor("model.layers.0.self_attn.q_b_proj.weight").dtype == torch.bfloat16
+        assert file.get_tensor("model.layers.1.mlp.gate.weight").dtype == torch.float32
+        assert phi
+    assert flash.artifact("ascend950", "bf16", 0, "again").joinpath("SHA256SUMS").read_bytes() == (out / "SHA256SUMS").read_bytes()
+
+
+def test_an_artifact_stands_alone(traced: Get, tmp_path: Path) -> None:
+    flash = traced("flash")
+    out = flash.artifact("ascend910_93", "f32", 0)
+    Artifact.open(out)
+    command = [sys.executable, "-I", str(out / "src" / "model.py"), "--tokens", "1,2,3", "--max-new-tokens", "5"]
+    code = f"import sys, runpy; sys.path.insert(0, {str(out / 'src')!r}); sys.argv = {command[2:]!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    record = json.loads(done.stdout)
+    assert record["tokens"] == generate(flash.model("ascend910_93", "f32", 0), [1, 2, 3], True, 5)
+    assert record["ran"].startswith("simulated")
+    assert "pangu_compile" not in "".join(p.read_text() for p in (out / "src").glob("*.py"))
+
+
+def test_sampling_is_the_runtimes(traced: Get) -> None:
+    """Without drafts the tokens follow the IR's definition of sampling, drawn with the runtime's random numbers."""
+    plain = traced("plain")
+    model, tokens = plain.model("ascend910b", "f32", 0), prompt(plain, 6)
+    settings = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 7}
+    got = generate(model, tokens, False, 8, **settings)
+    random = model._globals["Random"](7)
+    sequence = list(tokens)
+    with model.session(speculate=False) as session:
+        row = session.prefill(sequence)
+        for _ in range(8):
+            sequence.append(draw(distribution(row, 0.8, 20, 0.9), random.uniform()))
+            row = session.decode(sequence[-1])
+    assert sequence[len(tokens) :] == got
+    assert len(generate(model, tokens, True, 8, **settings)) == 8
+    assert generate(model, tokens, True, 8, **{**settings, "top_k": 1}) == generate(model, tokens, False, 8)
+
+
+def test_limits_are_errors(traced: Get) -> None:
+    model = traced("plain").model("ascend910b", "f32", 0)
+    for tokens, new, message in (([], 4, "no tokens"), ([10**6], 4, "outside the vocabulary"), ([1] * (CONTEXT + 1), 1, "context full")):
+        with model.session() as session, pytest.raises(UserError, match=message):
+            session.generate(tokens, new)
+    with model.session() as session, pytest.raises(UserError, match="context full"):
+        session.generate([1] * (CONTEXT - 2), 9)
+
+
+def test_build_and_its_options(tmp_path: Path) -> None:
+    raw = {k: v for k, v in FLASH.items() if not k.startswith(("use_mhc", "mhc_", "dsa", "swa", "index", "sliding"))}
+    config = OpenPanguConfig.from_dict({**raw, "num_hidden_layers": 1, "num_nextn_predict_layers": 0, "block_post_layernorm_idx": []})
+    write_random_checkpoint(tmp_path / "checkpoint", config, 0)
+    artifact = pangu_compile.build(tmp_path / "checkpoint", tmp_path / "x.pangu", target="torch_npu", chip="ascend950", max_context=64)
+    assert (artifact.manifest["target"], artifact.manifest["chip"], artifact.manifest["weights"]) == ("torch_npu", "ascend950", "bf16")
+    assert len(generate(ProgramModel(artifact.path), [1, 2], True, 3)) == 3
+    with pytest.raises(UserError, match="not one of ascend910b"):
+        pangu_compile.build(tmp_path / "checkpoint", tmp_path / "y.pangu", target="torch_npu", chip="ascend310")
+    with pytest.raises(UserError, match="not available for torch_npu"):
+        pangu_compile.build(tmp_path / "checkpoint", tmp_path / "y.pangu", target="torch_npu", weights="int8")
