@@ -26,7 +26,8 @@ TABLE: dict[str, Availability] = {
     "npu_rms_norm": Availability(CHIPS, "ops-nn aclnnRmsNorm: A2, A3, 950", "x and gamma of one dtype: f32, bf16, f16"),
     "npu_add_rms_norm": Availability(CHIPS, "ops-nn AddRmsNorm: A2, A3, 950", "as npu_rms_norm"),
     "npu_rotary_mul": Availability(
-        CHIPS, "ops-transformer RotaryPositionEmbedding: A2, A3, 950", "4 axes, BSND with r1 1S1D; D even and below 896; B, N below 1000"
+        CHIPS, "ops-transformer RotaryPositionEmbedding: A2, A3, 950",
+        "4 axes, BSND with r1 1S1D; D even and below 896; B, N below 1000",
     ),
     "npu_swiglu": Availability(
         CHIPS, "ops-nn SwiGlu: A2, A3, 950", "halves of the last axis"
@@ -46,7 +47,9 @@ TABLE: dict[str, Availability] = {
         CHIPS, "project; op-plugin: A2, A3, 950",
         "16-bit; latent width 512 and rotary width 64; A2 and A3: heads a power of two up to 128, 950: 1..128",
     ),
-    "npu_mhc_pre": Availability(ONLY_950, "project; wheel: 950", "16-bit x; 4, 6 or 8 streams; width divisible by 16, at most 16384"),
+    "npu_mhc_pre": Availability(
+        ONLY_950, "project; wheel: 950", "16-bit x; 4, 6 or 8 streams; width divisible by 16, at most 16384"
+    ),
     "npu_mhc_sinkhorn": Availability(ONLY_950, "project; wheel: A5 (950)", "f32; 4, 6 or 8 streams; 1..100 iterations"),
     "npu_mhc_post": Availability(ONLY_950, "project; wheel: 950", "16-bit x; 4, 6 or 8 streams"),
     "npu_fused_causal_conv1d": Availability(ONLY_950, "project; wheel: 950", "16-bit; kernel of 3; channels divisible by 128"),

@@ -144,10 +144,13 @@ def _plan(target: Target, operators: OperatorWriter, programs: Programs, calls: 
             for name, c in v.steps.items()
         }
         variants[v.name] = {"operator": v.node.op, "steps": steps}
-    used = sorted({c.operator for c in calls})
+    vendor = {
+        name: {"calls": sum(c.operator == name for c in calls), "source": TABLE[name].source}
+        for name in sorted({c.operator for c in calls})
+    }
     return {
         "target": "torch_npu", "chip": target.chip, "dtype": target.dtype,
-        "vendor_operators": {name: {"calls": sum(c.operator == name for c in calls), "source": TABLE[name].source} for name in used},
+        "vendor_operators": vendor,
         "operators": variants,
         "functions": {f.name: f.steps for f in (*programs.functions, *programs.entries)},
     }  # fmt: skip

@@ -57,7 +57,8 @@ class Programs:
 def identifier(name: str) -> str:
     """A Python name for an IR value."""
     text = re.sub(r"\W", "_", name)
-    return f"v_{text}" if not text.isidentifier() or keyword.iskeyword(text) or text in ("pb", "po", "torch", "F", "w", "s") else text
+    taken = not text.isidentifier() or keyword.iskeyword(text) or text in ("pb", "po", "torch", "F", "w", "s")
+    return f"v_{text}" if taken else text
 
 
 def wrapped(head: str, items: Sequence[str], tail: str = ")") -> list[str]:
@@ -161,7 +162,8 @@ class _Body:
 
     def run(self) -> None:
         self._bind_sizes()
-        for self.position, node in enumerate(self.graph.nodes):
+        for position, node in enumerate(self.graph.nodes):
+            self.position = position
             for v in node.outputs:
                 self.text[v] = identifier(v.name)
             if node.op == "call":

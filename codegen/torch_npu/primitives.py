@@ -32,6 +32,11 @@ def _number(value: Any) -> str:
     return f'float("{value}")' if isinstance(value, float) and value in (float("inf"), float("-inf")) else repr(value)
 
 
+def _slice(node: Node, operand: str) -> str:
+    start, stop = node.attrs["start"], node.attrs["stop"]
+    return f"{operand}.narrow({node.attrs['axis']}, {dim_text(start)}, {dim_text(stop - start)})"
+
+
 def _reduce(method: str) -> Callable[[Node, list[str], str], str]:
     return lambda n, a, like: f"{a[0]}.{method}({tuple(n.attrs['axes'])}, keepdim=True)"
 
@@ -49,7 +54,7 @@ _FORMS: Mapping[str, Callable[[Node, list[str], str], str]] = {
     "reshape": lambda n, a, like: f"{a[0]}.reshape({shape_text(n.attrs['shape'])})",
     "broadcast": lambda n, a, like: f"{a[0]}.expand({shape_text(n.attrs['shape'])})",
     "transpose": lambda n, a, like: f"{a[0]}.permute({tuple(n.attrs['perm'])})",
-    "slice": lambda n, a, like: f"{a[0]}.narrow({n.attrs['axis']}, {dim_text(n.attrs['start'])}, {dim_text(n.attrs['stop'] - n.attrs['start'])})",
+    "slice": lambda n, a, like: _slice(n, a[0]),
     "concat": lambda n, a, like: f"torch.cat([{', '.join(a)}], {n.attrs['axis']})",
     "take": lambda n, a, like: f"{a[0]}[{a[1]}.long()]",
     "take_along": lambda n, a, like: f"{a[0]}.gather(-1, {a[1]}.long())",

@@ -97,6 +97,6 @@ def find_usage(module: Module, target: Target) -> Usage:
     """Uses of every weight and the layout of sparse states, over all programs."""
     walker = _Walker(module, target)
     for program in module.programs.values():
-        origins = {v: (role.kind, role.key) for v, role in zip(program.graph.params, program.params, strict=True) if role.kind != "input"}
-        walker.graph(program.graph, origins)
+        roles = zip(program.graph.params, program.params, strict=True)
+        walker.graph(program.graph, {v: (role.kind, role.key) for v, role in roles if role.kind != "input"})
     return walker.usage

@@ -82,7 +82,8 @@ def bench(
 
 
 def _speculative(
-    model: Model | ProgramModel, artifact: Artifact, prompt: Sequence[int], new_tokens: int, repeats: int, stage: Callable[[str], None]
+    model: Model | ProgramModel, artifact: Artifact, prompt: Sequence[int], new_tokens: int, repeats: int,
+    stage: Callable[[str], None],
 ) -> tuple[float | None, dict[str, Any] | None]:
     if not artifact.manifest.get("num_drafts"):
         return None, None

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pangu_compile.codegen.torch_npu.choose import Target
+from pangu_compile.codegen.torch_npu.emit import check_sources
 from pangu_compile.codegen.torch_npu.operators import CACHES, OperatorWriter, environment, result_names, slot_names
 from pangu_compile.codegen.torch_npu.schema import Call
-from pangu_compile.codegen.torch_npu.emit import check_sources
 from pangu_compile.codegen.torch_npu.support import blocks, reference
 from pangu_compile.codegen.torch_npu.usage import CONV_SLOTS
 from pangu_compile.ir import Node
@@ -54,13 +54,16 @@ def _operand(op: str, slot: str, array: np.ndarray) -> Any:
     return tensor
 
 
-def run_operator(node: Node, arrays: list[np.ndarray], target: Target, sparse: tuple[int, Tensor | None] | None = None) -> dict[str, np.ndarray]:
+def run_operator(
+    node: Node, arrays: list[np.ndarray], target: Target, sparse: tuple[int, Tensor | None] | None = None
+) -> dict[str, np.ndarray]:
     """Results of the generated function by name. sparse: where the latent cache is split, and the sinks in front of it."""
     name, text, _ = operator_source(node, target)
     operands = {slot: _operand(node.op, slot, a) for slot, a in zip(slot_names(node), arrays, strict=True)}
     if sparse is not None:
         rows, (split, sinks) = operands["cache"].rows(), sparse
-        cache = blocks.AppendCache(len(rows) + 9, rows.shape[1], torch.float32, rows.device, split, 0 if sinks is None else len(sinks))
+        front = 0 if sinks is None else len(sinks)
+        cache = blocks.AppendCache(len(rows) + 9, rows.shape[1], torch.float32, rows.device, split, front)
         if sinks is not None:
             cache.set_prefix(sinks)
         operands["cache"] = cache.append(rows)

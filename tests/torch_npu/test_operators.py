@@ -24,13 +24,13 @@ def covered(seed: int) -> list[Case]:
     return [case for case in all_cases(seed) if is_fused(case.op)]
 
 
-def agree(case: Case, target: Target, tokens: int, before: int, rng: np.random.Generator, ties: bool = False, **rest: object) -> None:
+def agree(case: Case, target: Target, tokens: int, before: int, rng: np.random.Generator, ties: bool = False) -> None:
     """float32 results are within the operator's tolerance of the float64 ones; integers are equal."""
-    graph, node = case.node()
-    start = before
-    arrays = case.arrays({"T": tokens, "S": before}, rng, start, ties)
-    expected = dict(zip(result_names(node), opdef(node.op).evaluate(arrays, node.attrs, {"T": tokens, "S": before}), strict=True))
-    got = run_operator(node, arrays, target, **rest)  # type: ignore[arg-type]
+    _, node = case.node()
+    env = {"T": tokens, "S": before}
+    arrays = case.arrays(env, rng, before, ties)
+    expected = dict(zip(result_names(node), opdef(node.op).evaluate(arrays, node.attrs, env), strict=True))
+    got = run_operator(node, arrays, target)
     for name, value in expected.items():
         scale = max(1.0, float(np.abs(value).max(initial=0.0)))
         assert got[name].shape == np.asarray(value).shape, f"{case} {name}"

@@ -41,7 +41,8 @@ def npu_rms_norm(input: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[T
 
 
 def npu_add_rms_norm(x1: Tensor, x2: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor, Tensor]:
-    expect(x1.dtype in FLOATS and x1.dtype == x2.dtype == gamma.dtype and x1.shape == x2.shape, "npu_add_rms_norm of unlike tensors")
+    expect(x1.dtype in FLOATS and x1.dtype == x2.dtype == gamma.dtype, "npu_add_rms_norm of unlike dtypes")
+    expect(x1.shape == x2.shape, f"npu_add_rms_norm of {tuple(x1.shape)} and {tuple(x2.shape)}")
     total = x1.float() + x2.float()
     y, rstd = rms(total, gamma, epsilon)
     return y.to(x1.dtype), rstd, total.to(x1.dtype)
@@ -68,9 +69,11 @@ def npu_moe_gating_top_k(
     k_group: int = 1, group_count: int = 1, group_select_mode: int = 0, renorm: int = 0, norm_type: int = 0,
     out_flag: bool = False, routed_scaling_factor: float = 1.0, eps: float = 1e-20,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    expect(x.dim() == 2 and x.dtype in FLOATS and 2 < x.shape[1] <= 2048 and 1 <= k <= x.shape[1], f"npu_moe_gating_top_k of {tuple(x.shape)}")
+    expect(x.dim() == 2 and x.dtype in FLOATS, f"npu_moe_gating_top_k of {x.dtype} {tuple(x.shape)}")
+    expect(2 < x.shape[1] <= 2048 and 1 <= k <= x.shape[1], f"{k} of {x.shape[1]} experts")
     expect(bias is None or (bias.dtype == x.dtype and bias.shape == x.shape[1:]), "npu_moe_gating_top_k with another bias")
-    expect(norm_type == 1 and group_count == 1 and k_group == 1 and input_ids is None, "only ungrouped sigmoid has a reference here")
+    plain = norm_type == 1 and group_count == 1 and k_group == 1 and input_ids is None
+    expect(plain, "only ungrouped sigmoid has a reference here")
     scores = torch.sigmoid(x.float())
     biased = scores if bias is None else scores + bias.float()
     index = torch.sort(biased, dim=-1, descending=True, stable=True).indices[:, :k]
@@ -108,8 +111,10 @@ def npu_grouped_matmul(
 ) -> list[Tensor]:  # fmt: skip
     expect(len(x) == len(weight) == 1 and x[0].dim() == 2 and weight[0].dim() == 3, "one matrix and one stack of weights")
     expect(x[0].dtype == weight[0].dtype and x[0].dtype in FLOATS, f"npu_grouped_matmul of {x[0].dtype} and {weight[0].dtype}")
-    expect(group_list is not None and group_list.dtype == torch.int64 and len(group_list) == len(weight[0]) > 1, f"groups {group_list}")
-    expect(split_item in (2, 3) and group_type == 0 and group_list_type == 1 and act_type == 0, "only counted rows have a reference here")
+    counted = group_list is not None and group_list.dtype == torch.int64 and len(group_list) == len(weight[0]) > 1
+    expect(counted, f"groups {group_list}")
+    plain = split_item in (2, 3) and group_type == 0 and group_list_type == 1 and act_type == 0
+    expect(plain, "only counted rows have a reference here")
     assert group_list is not None
     expect(int(group_list.sum()) == len(x[0]), f"{int(group_list.sum())} rows in groups of {len(x[0])}")
     parts = torch.split(x[0].float(), group_list.tolist())
@@ -120,7 +125,8 @@ def npu_moe_token_unpermute(
     permuted_tokens: Tensor, sorted_indices: Tensor, probs: Tensor | None = None, padded_mode: bool = False,
     restore_shape: Any = None,
 ) -> Tensor:  # fmt: skip
-    expect(sorted_indices.dtype == torch.int32 and not padded_mode and restore_shape is None, "npu_moe_token_unpermute's plain mode")
+    plain = sorted_indices.dtype == torch.int32 and not padded_mode and restore_shape is None
+    expect(plain, "npu_moe_token_unpermute wants int32 indices, unpadded")
     expect(probs is None or probs.dtype in FLOATS, "probs of another dtype")
     k = 1 if probs is None else probs.shape[1]
     rows = permuted_tokens.float()[sorted_indices.long()].view(-1, k, permuted_tokens.shape[1])
@@ -157,13 +163,15 @@ def npu_sparse_flash_attention(
     pre_tokens: int = NO_LIMIT, next_tokens: int = NO_LIMIT, attention_mode: int = 0, return_softmax_lse: bool = False,
     sinks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    expect(query.dtype in SIXTEEN and query.dtype == key.dtype and value is not None, "npu_sparse_flash_attention wants 16-bit operands")
+    sixteen = query.dtype in SIXTEEN and query.dtype == key.dtype and value is not None
+    expect(sixteen, "npu_sparse_flash_attention wants 16-bit operands")
     expect(query_rope is not None and key_rope is not None and attention_mode == 2, "queries and keys with a rotary part, mode 2")
     assert query_rope is not None and key_rope is not None and value is not None
     expect(layout_query == layout_kv == "BSND" and query.shape[0] == 1 and key.shape[2] == 1, "only one BSND sequence")
     expect(query.shape[3] == key.shape[3] == 512 and query_rope.shape[3] == key_rope.shape[3] == 64, "widths 512 and 64")
     expect(all(t.is_contiguous() for t in (query, key, value, query_rope, key_rope, sparse_indices)), "contiguous operands")
-    expect(sparse_indices.dtype == torch.int32 and sparse_block_size == 1 and sparse_mode == 3 and sinks is None, "int32 rows, causal")
+    plain = sparse_indices.dtype == torch.int32 and sparse_block_size == 1 and sparse_mode == 3 and sinks is None
+    expect(plain, "int32 rows, causal")
     expect(1 <= query.shape[2] <= 128 and not return_softmax_lse, f"{query.shape[2]} heads")
     chosen = sparse_indices[0, :, 0].long()
     valid = chosen >= 0
@@ -226,7 +234,8 @@ def npu_fused_causal_conv1d(
 ) -> Tensor:  # fmt: skip
     expect(x.dtype in SIXTEEN and x.dim() == 2 and x.shape[1] % 128 == 0, f"npu_fused_causal_conv1d of {x.dtype} {tuple(x.shape)}")
     expect(weight.shape == (3, x.shape[1]) and conv_states.shape == (1, 2, x.shape[1]), "a kernel [3, dim], one state [2, dim]")
-    expect(conv_mode == "pangu" and num_computed_tokens is not None and cache_indices is None, "only one pangu sequence has a reference here")
+    plain = conv_mode == "pangu" and num_computed_tokens is not None and cache_indices is None
+    expect(plain, "only one pangu sequence has a reference here")
     expect(query_start_loc is not None and query_start_loc.tolist() == [0, len(x)] and num_accepted_tokens is None, "one sequence")
     assert num_computed_tokens is not None
     before = int(num_computed_tokens[0])

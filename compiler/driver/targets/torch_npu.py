@@ -17,9 +17,9 @@ from ..progress import Progress
 from ..safetensors_file import Layout, LayoutWriter
 
 if TYPE_CHECKING:
-    from pangu_compile.codegen.torch_npu.emit import Generated, StoredWeight
     import torch
 
+    from pangu_compile.codegen.torch_npu.emit import Generated, StoredWeight
     from pangu_compile.ir import Module
 
     from ..checkpoint import Checkpoint
