@@ -114,7 +114,8 @@ def _pack_slice(fmt: str, rows: Floats, name: str) -> tuple[Bytes, Bytes]:
     groups = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, GROUP)
     q, half = quantise_q4(groups)
     nibbles = (q + 8).astype(np.uint8)
-    return (nibbles[:, : GROUP // 2] | (nibbles[:, GROUP // 2 :] << 4)).reshape(-1), half.view(np.uint8)
+    pairs = np.bitwise_or(nibbles[:, : GROUP // 2], nibbles[:, GROUP // 2 :] << 4, dtype=np.uint8)
+    return pairs.reshape(-1), half.view(np.uint8)
 
 
 def pack_parts(
