@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CHECKPOINT := models/openpangu-2.0-tiny
 ARTIFACT := build/tiny.pangu
-PROMPT ?= The kernel
+PROMPT ?= In the beginning
 TEST_JOBS ?= 2
 # PyPI's Linux wheel of torch brings CUDA along; TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the small one.
 TORCH_INDEX ?=
@@ -24,7 +24,8 @@ demo: $(VENV)/.installed
 	mkdir -p build
 	$(BIN)/pangu-compile build $(CHECKPOINT) -o $(ARTIFACT)
 	@printf "\n%s" "$(PROMPT)"
-	@$(BIN)/pangu-compile run $(ARTIFACT) --prompt "$(PROMPT)" --max-new-tokens 160
+	@$(BIN)/pangu-compile run $(ARTIFACT) --prompt "$(PROMPT)" --max-new-tokens 160 \
+		--temperature 0.7 --top-p 0.9 --seed 1
 
 test: lint types unit
 
