@@ -11,9 +11,9 @@
 namespace pangu {
 
 constexpr int64_t kIntChunk = 512;     // columns: 512 * 127 * kIntPeak stays below 2^31
-constexpr int64_t kFloatChunk = 1024;
+constexpr int64_t kFloatChunk = 512;
 constexpr float kIntPeak = 32639.0f;   // 127 * 257: both halves of such an integer fit into signed bytes
-constexpr int64_t kRowBlock = 32;      // rows of w that stay in the cache while all tokens pass
+constexpr int64_t kRowBlock = 128;     // rows of w that stay in the second-level cache while all tokens pass
 
 // Activations made ready for a weight format; valid while x and the scratch are. For q8 and q4 each token has a record:
 // integers (64 bytes for 32 columns), then -8 * (sum of a group's integers) as floats, then the scale of each chunk.
@@ -211,7 +211,8 @@ struct Q8Tile {
       WPart wv[R];
       unroll<R>([&](auto r) PANGU_INLINE { wv[r] = w_part_q8(w[r] + k, part); });
       unroll<T>([&](auto t) PANGU_INLINE {
-        const XPart xv = x_part(x[t] + 2 * k, part);
+        XPart xv = x_part(x[t] + 2 * k, part);
+        hold(xv);
         unroll<R>([&](auto r) PANGU_INLINE { sums.v[t * R + r] = i_dot(sums.v[t * R + r], wv[r], xv); });
       });
     });
@@ -288,6 +289,7 @@ struct Q4Tile {
         unroll<kParts - 1>([&](auto part) PANGU_INLINE { dot = i_dot(dot, wv[part + 1], x_part(x[t] + g * 64, part + 1)); });
         sums.v[t * R + r] = f_fma(i_float(dot), s, sums.v[t * R + r]);
       });
+      if (T > 2 && !kManyRegisters) PANGU_FORGET();
     });
   }
 };

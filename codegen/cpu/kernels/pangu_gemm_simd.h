@@ -47,6 +47,9 @@ inline float fma1(float a, float b, float c) {
 #define PANGU_KEEP(v) (void)(v)
 #endif
 
+// Makes the compiler load again what it has loaded: the opposite, where registers are short.
+#define PANGU_FORGET() asm volatile("" : : : "memory")
+
 // A function of its own would count as one without effects, and calls of it would be dropped.
 __attribute__((always_inline)) inline void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
@@ -100,6 +103,7 @@ inline void w_parts_q4(const uint8_t *p, WPart *w) {
   const __m256i low = _mm256_and_si256(bytes, _mm256_set1_epi16(15)), high = _mm256_srli_epi16(bytes, 4);
   w[0] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
+inline void hold(XPart &x) { PANGU_KEEP(x); }
 inline XPart x_part(const uint8_t *p, int) { return _mm512_loadu_si512(p); }
 inline IAcc i_zero() { return _mm512_setzero_si512(); }
 inline IAcc i_product(WPart w, XPart x) { return _mm512_madd_epi16(w, x); }
@@ -107,7 +111,9 @@ inline IAcc i_dot(IAcc acc, WPart w, XPart xv) {
 #if defined(__AVX512VNNI__)
   return _mm512_dpwssd_epi32(acc, w, xv);
 #else
-  return _mm512_add_epi32(acc, _mm512_madd_epi16(w, xv));
+  acc = _mm512_add_epi32(acc, _mm512_madd_epi16(w, xv));
+  PANGU_KEEP(acc); // as below
+  return acc;
 #endif
 }
 inline vf i_float(IAcc a) { return _mm512_cvtepi32_ps(a); }
@@ -146,14 +152,17 @@ inline void w_parts_q4(const uint8_t *p, WPart *w) {
   w[0] = _mm256_and_si256(bytes, _mm256_set1_epi16(15));
   w[1] = _mm256_srli_epi16(bytes, 4);
 }
+inline void hold(XPart &x) { PANGU_KEEP(x); }
 inline XPart x_part(const uint8_t *p, int part) {
-  XPart x = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p) + part);
-  PANGU_KEEP(x);
-  return x;
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p) + part);
 }
 inline IAcc i_zero() { return _mm256_setzero_si256(); }
 inline IAcc i_product(WPart w, XPart x) { return _mm256_madd_epi16(w, x); }
-inline IAcc i_dot(IAcc acc, WPart w, XPart x) { return _mm256_add_epi32(acc, _mm256_madd_epi16(w, x)); }
+inline IAcc i_dot(IAcc acc, WPart w, XPart x) {
+  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
+  PANGU_KEEP(acc); // g++ would add the products of several steps up first, and run out of registers
+  return acc;
+}
 inline vf i_float(IAcc a) { return _mm256_cvtepi32_ps(a); }
 inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) { return sum4_of8(a, b, c, d); }
 
@@ -203,6 +212,7 @@ inline void w_parts_q4(const uint8_t *p, WPart *w) {
   w[0] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
   w[1] = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
 }
+inline void hold(XPart &) {}
 inline XPart x_part(const uint8_t *p, int part) {
   const int8_t *const bytes = reinterpret_cast<const int8_t *>(p) + 16 * part;
   return {vld1q_s8(bytes), vld1q_s8(bytes + 32)};
@@ -223,6 +233,7 @@ inline void w_parts_q4(const uint8_t *p, WPart *w) {
   const int8x16_t a = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), b = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
   w[0] = vmovl_s8(vget_low_s8(a)), w[1] = vmovl_s8(vget_high_s8(a)), w[2] = vmovl_s8(vget_low_s8(b)), w[3] = vmovl_s8(vget_high_s8(b));
 }
+inline void hold(XPart &) {}
 inline XPart x_part(const uint8_t *p, int part) { return vreinterpretq_s16_u8(vld1q_u8(p + 16 * part)); }
 inline IAcc i_zero() { return vdupq_n_s32(0); }
 inline IAcc i_dot(IAcc acc, WPart w, XPart x) {
@@ -280,6 +291,7 @@ inline WPart w_part_q8(const int8_t *p, int) {
 inline void w_parts_q4(const uint8_t *p, WPart *w) {
   for (int i = 0; i < 16; ++i) w->v[i] = p[i] & 15, w->v[i + 16] = p[i] >> 4;
 }
+inline void hold(XPart &) {}
 inline XPart x_part(const uint8_t *p, int) {
   XPart x;
   std::memcpy(x.v, p, sizeof x.v);
