@@ -178,7 +178,7 @@ template <class E> struct FloatTile {
 struct Q8Tile {
   static constexpr int64_t kChunk = kIntChunk, kPass = 5;
   static constexpr int kTokens = 4;
-  static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
+  static constexpr int rows(int64_t tokens) { return tokens == 1 ? 8 : simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
 
   template <int R, int T> static void run(const RowProduct &p, const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) {
     using namespace simd;
@@ -222,7 +222,7 @@ struct Q8Tile {
 struct Q4Tile {
   static constexpr int64_t kChunk = kIntChunk, kPass = 5;
   static constexpr int kTokens = 4;
-  static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
+  static constexpr int rows(int64_t tokens) { return tokens == 1 ? 8 : simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
   static constexpr int64_t kGroups = kChunk / kQuantGroup;
 
   template <int R, int T> static void run(const RowProduct &p, const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) {
