@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
     from pangu_compile.models.tensors import Binding, Bindings
+    from pangu_compile.passes.table import Pass
     from pangu_compile.plan import Plan
+    from pangu_compile.report import Recorder
 
 ReadWeight = Callable[[str], np.ndarray]
 
@@ -66,7 +68,7 @@ def build(
     config = load_config(opened)
     context = chosen.context(config.max_position_embeddings)
     read = canonical_reader(opened, config, chosen.mtp, model)
-    plan = make_model_plan(config, chosen, context, model, bar)
+    module, plan, recorder = compile_model(config, chosen, context, model, bar)
     manifest = {
         "model_type": str(opened.config.get("model_type", "")),
         "config": config.to_dict(),
@@ -75,7 +77,9 @@ def build(
         "hidden_size": config.hidden_size,
         "num_drafts": config.num_nextn_predict_layers if chosen.mtp else 0,
     }
-    job = Job(plan, read, chosen, tools, manifest, tuple(opened.tokenizer_files()), read.parts)
+    # An edited model need not have the configuration's parameters, which the report is about.
+    report = "" if model is not None else model_report(config, module, plan, recorder)
+    job = Job(plan, read, chosen, tools, manifest, tuple(opened.tokenizer_files()), read.parts, report)
     with ArtifactWriter(out) as writer:
         return emit(job, writer, bar)
 
@@ -93,9 +97,18 @@ def make_model_plan(
     config: OpenPanguConfig, options: BuildOptions, context: int, model: torch.nn.Module | None, progress: Progress
 ) -> Plan:
     """Trace, optimise and plan a model; nothing is read from disk."""
+    return compile_model(config, options, context, model, progress)[1]
+
+
+def compile_model(
+    config: OpenPanguConfig, options: BuildOptions, context: int, model: torch.nn.Module | None, progress: Progress
+) -> tuple[Module, Plan, Recorder]:
+    """The optimised module, its plan, and the history of its passes; nothing is read from disk."""
     from pangu_compile.models.programs import build_programs
+    from pangu_compile.report import Recorder
     from pangu_compile.trace import trace_programs
 
+    recorder = Recorder()
     progress.stage("tracing", 1)
     specs = build_programs(config, mtp=options.mtp, lm=model)  # type: ignore[arg-type]
     module = trace_programs(specs)
@@ -104,24 +117,46 @@ def make_model_plan(
         num_drafts=config.num_nextn_predict_layers if options.mtp else 0,
     )  # fmt: skip
     progress.advance(1)
-    return optimise_and_plan(module, options, context, progress)
+    return module, optimise_and_plan(module, options, context, progress, observer=recorder), recorder
+
+
+def model_report(config: OpenPanguConfig, module: Module, plan: Plan, recorder: Recorder) -> str:
+    """report.html of an artifact: the page of `inspect`, for a reference CPU so that the bytes are the same everywhere."""
+    from pangu_compile.models.tensors import parameter_shapes
+    from pangu_compile.report import Compiled, View, chip, model_summary, rates_for, render_report
+
+    from .summary import plan_statistics
+
+    record = plan.to_json()
+    view = View(plan.max_context, chip("cpu", local=False), rates_for(int(plan.info.get("num_drafts", 0)), None))
+    summary = model_summary(Compiled(config, module, record, parameter_shapes(config, mtp=False), recorder), view)
+    return render_report({**summary, "plan": plan_statistics(record)})
+
+
+def pass_table(weights: str) -> tuple[Pass, ...]:
+    """The passes of a build with that weight format."""
+    from pangu_compile.passes.quantise import quantise_weights
+    from pangu_compile.passes.table import PASSES, Pass
+
+    if weights == "f32":
+        return PASSES
+    quantise = Pass("quantise_weights", partial(quantise_weights, weight_format=weights), frozenset({"clean layout"}))
+    return (*PASSES, quantise)
 
 
 def optimise_and_plan(
-    module: Module, options: BuildOptions, context: int, progress: Progress, dims: Mapping[str, int] | None = None
-) -> Plan:
+    module: Module, options: BuildOptions, context: int, progress: Progress, dims: Mapping[str, int] | None = None,
+    observer: Recorder | None = None,
+) -> Plan:  # fmt: skip
     """The pass table and the planner; broken invariants of the compiler become CompileError."""
     from pangu_compile.ir import IRError
     from pangu_compile.passes import run_passes
-    from pangu_compile.passes.quantise import quantise_weights
-    from pangu_compile.passes.table import PASSES, Pass
     from pangu_compile.plan import PlanOptions, make_plan
 
     progress.stage("optimising", 2)
-    quantise = Pass("quantise_weights", partial(quantise_weights, weight_format=options.weights), frozenset({"clean layout"}))
-    passes = PASSES if options.weights == "f32" else (*PASSES, quantise)
+    passes = pass_table(options.weights)
     try:
-        run_passes(module, validate=options.validate, dump_dir=options.dump_ir, passes=passes)
+        run_passes(module, validate=options.validate, dump_dir=options.dump_ir, passes=passes, observer=observer)
         progress.advance(1)
         limits = PlanOptions(max_context=context, max_chunk=options.max_chunk, max_dims=dict(dims or {}))
         plan = make_plan(module, limits)

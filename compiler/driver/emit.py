@@ -37,7 +37,8 @@ ReadWeight = Callable[[str], np.ndarray]
 class Job:
     """One artifact to write. `manifest` holds the entries that the caller knows (config, model type, ...).
 
-    `read` gives a parameter by name; `parts`, where there is one, the same piece by piece along its first axis.
+    `read` gives a parameter by name; `parts`, where there is one, the same piece by piece along its first axis. `report`: the page
+    of the model, empty for none.
     """
 
     plan: Plan
@@ -47,6 +48,7 @@ class Job:
     manifest: dict[str, Any]
     extra_files: tuple[Path, ...] = ()
     parts: Callable[[str], Iterator[np.ndarray]] | None = None
+    report: str = ""
 
 
 def runtime_files() -> tuple[list[Path], list[Path]]:
@@ -72,6 +74,8 @@ def emit(job: Job, writer: ArtifactWriter, progress: Progress) -> Artifact:
     _write_weights(job, layout, writer, progress)
     _compile(job, sources, writer, progress)
     writer.write("plan.json", json_text(job.plan.to_json()))
+    if job.report:
+        writer.write("report.html", job.report)
     for file in job.extra_files:
         writer.copy(file, file.name)
     progress.stage("finishing", 1)

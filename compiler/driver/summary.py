@@ -6,14 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pangu_compile.errors import CompileError, UserError
 
 from .artifact import MANIFEST, Artifact
-from .build import load_config
+from .build import load_config, pass_table
 from .checkpoint import Checkpoint, read_json_object
 from .options import BuildOptions, make_options
 from .progress import Progress, Silent
@@ -21,7 +20,6 @@ from .progress import Progress, Silent
 if TYPE_CHECKING:
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
-    from pangu_compile.passes.table import Pass
     from pangu_compile.report import Recorder
 
 ITEM_BYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
@@ -99,17 +97,6 @@ def ir_text(path: Path, progress: Progress | None = None, weights: str | None = 
     return print_module(optimised(opened.config, opened.build_options(weights), None, progress or Silent()))
 
 
-def _pass_table(weights: str) -> tuple[Pass, ...]:
-    """The passes of a build with that weight format."""
-    from pangu_compile.passes.quantise import quantise_weights
-    from pangu_compile.passes.table import PASSES, Pass
-
-    if weights == "f32":
-        return PASSES
-    quantise = Pass("quantise_weights", partial(quantise_weights, weight_format=weights), frozenset({"clean layout"}))
-    return (*PASSES, quantise)
-
-
 def optimised(
     config: OpenPanguConfig, options: BuildOptions, recorder: Recorder | None, progress: Progress, without: Sequence[str] = ()
 ) -> Module:  # fmt: skip
@@ -130,7 +117,7 @@ def optimised(
     progress.advance(1)
     progress.stage("optimising", 1)
     try:
-        run_passes(module, observer=recorder, passes=_pass_table(options.weights))
+        run_passes(module, observer=recorder, passes=pass_table(options.weights))
     except IRError as error:
         raise CompileError(" ".join(str(error).split())) from error
     progress.advance(1)

@@ -54,7 +54,7 @@ def test_usage(cli: Cli, tmp_path: Path) -> None:
     refused(cli("run", tmp_path, "--bogus"), "--bogus")
     refused(cli("run", tmp_path), "exactly one of --prompt")
     refused(cli("run", tmp_path, "--prompt", "a", "--tokens", "1"), "exactly one of --prompt")
-    refused(cli("inspect", tmp_path, "--onnx", "x"), "not available")
+    refused(cli("inspect", tmp_path, "--onnx", "x"), "config.json")
 
 
 @pytest.mark.parametrize(

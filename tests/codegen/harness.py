@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pangu_compile.codegen.cpu import generate
+from pangu_compile.driver.packing import pack
 from pangu_compile.ir import Module, evaluate_dim
 from pangu_compile.plan import PlanOptions, make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKED = ("bf16", "q8", "q4")
 # undefined behaviour aborts the test; the whole runtime runs under the address sanitizer in tests/e2e
 SANITIZED = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
 SHIM = r"""
@@ -60,6 +62,7 @@ class Compiled:
         plan = self.plan.programs[program]
         number = list(self.plan.programs).index(program)
         weights = [w.compute(lambda name: arrays[name]) for w in self.plan.weights]
+        weights = [pack(w.dtype, a) if w.dtype in PACKED else a for w, a in zip(self.plan.weights, weights, strict=True)]
         inputs = [np.ascontiguousarray(arrays[r.key]) for r in plan.params if r.kind == "input"]
         states = [arrays.get(s.name, np.zeros(0, np.float32)) for s in self.plan.states]
         outputs = {}
