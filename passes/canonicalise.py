@@ -17,6 +17,18 @@ def dead_code(graph: Graph) -> None:
     graph.nodes = kept[::-1]
 
 
+def drop_unread_params(module: Module) -> None:
+    """Functions lose the parameters that they do not read, and their calls the operands."""
+    for name, graph in module.functions.items():
+        uses = graph.uses()
+        keep = [uses[p] > 0 for p in graph.params]
+        if all(keep):
+            continue
+        graph.params = [p for p, k in zip(graph.params, keep, strict=True) if k]
+        for call in (n for g in module.graphs() for n in g.nodes if n.op == "call" and n.attrs["function"] == name):
+            call.inputs = [v for v, k in zip(call.inputs, keep, strict=True) if k]
+
+
 def _simplified(node: Node) -> Value | None:
     """A value that equals the node's only result and already exists, or None; may rewrite the node in place."""
     if len(node.outputs) != 1 or not node.inputs:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pangu_compile.ir import Folded, Graph, Module, Node, Program, Role, Value, opdef
 
-from .canonicalise import dead_code
+from .canonicalise import dead_code, drop_unread_params
 
 _FREE = {"constant", "reshape", "transpose", "slice", "broadcast", "cast", "iota"}
 
@@ -137,14 +137,7 @@ def fold_weights(module: Module) -> None:
 
 def _drop_unused_params(module: Module) -> None:
     """Parameters that folding left unread, in functions and then in programs."""
-    for name, graph in module.functions.items():
-        uses = graph.uses()
-        keep = [uses[p] > 0 for p in graph.params]
-        graph.params = [p for p, k in zip(graph.params, keep, strict=True) if k]
-        for program in module.programs.values():
-            for node in program.graph.nodes:
-                if node.op == "call" and node.attrs["function"] == name:
-                    node.inputs = [v for v, k in zip(node.inputs, keep, strict=True) if k]
+    drop_unread_params(module)
     for program in module.programs.values():
         uses = program.graph.uses()
         pairs = [

@@ -10,7 +10,7 @@ from collections import Counter
 
 from pangu_compile.ir import Builder, Graph, Module, Node, Program, Value, copy_nodes, inline_calls
 
-from .canonicalise import canonicalise, dead_code
+from .canonicalise import canonicalise, dead_code, drop_unread_params
 from .pattern import record_provenance
 from .streams import join_neighbours, plain_residuals
 
@@ -174,15 +174,7 @@ def _drop_uncalled(module: Module) -> None:
     """Functions that nothing calls, and parameters that no function reads."""
     called = {n.attrs["function"] for g in module.graphs() for n in g.nodes if n.op == "call"}
     module.functions = {name: g for name, g in module.functions.items() if name in called}
-    for name, graph in module.functions.items():
-        uses = graph.uses()
-        keep = [uses[p] > 0 for p in graph.params]
-        if all(keep):
-            continue
-        graph.params = [p for p, k in zip(graph.params, keep, strict=True) if k]
-        for caller in _callers(module, name):
-            for call in calls_of(caller, name):
-                call.inputs = [v for v, k in zip(call.inputs, keep, strict=True) if k]
+    drop_unread_params(module)
     for graph in module.graphs():
         dead_code(graph)
 

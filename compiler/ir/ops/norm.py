@@ -13,6 +13,7 @@ import numpy as np
 from ..opdef import Attrs, Cost, Env, OpDef, default_cost, define
 from ..slots import Signature
 from ..types import Dim, DType, IRError, TensorType, dim, product, same_dim, same_shape
+from .pointwise import sigmoid
 
 Arrays = Sequence[np.ndarray]
 Types = Sequence[TensorType]
@@ -30,13 +31,7 @@ def rms(x: np.ndarray, gamma: np.ndarray | None, eps: float) -> np.ndarray:
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    e = np.exp(-np.abs(x))
-    return x * np.where(x >= 0, 1 / (1 + e), e / (1 + e))
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+    return x * sigmoid(x)
 
 
 def weight_type(w: TensorType, *shape: Dim) -> None:

@@ -57,7 +57,7 @@ def _op(name: str, arity: int, fn: Callable[..., Any], accepted: tuple[DType, ..
     define(OpDef(name, arity, _infer(accepted, result), evaluate, {}, kind="pointwise", tolerance=tolerance))
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def sigmoid(x: np.ndarray) -> np.ndarray:
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
 
@@ -65,9 +65,9 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 _FLOAT_UNARY: dict[str, Callable[..., Any]] = {
-    "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "sigmoid": _sigmoid,
+    "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "sigmoid": sigmoid,
     "sin": np.sin, "cos": np.cos, "tanh": np.tanh, "reciprocal": lambda x: 1 / x, "erf": _erf,
-    "silu": lambda x: x * _sigmoid(x), "round": np.rint, "floor": np.floor,
+    "silu": lambda x: x * sigmoid(x), "round": np.rint, "floor": np.floor,
 }  # fmt: skip
 for _name, _fn in _FLOAT_UNARY.items():
     _op(_name, 1, _fn, FLOATS)
