@@ -13,7 +13,8 @@ from ..opdef import Attrs, Cost, Env, OpDef, define
 from ..slots import Signature, named, ordered
 from ..types import DType, TensorType, dim, same_shape
 from .attention import NAMES, smaller
-from .norm import activations, expect, linear_cost, sigmoid, silu, weight_type
+from .norm import activations, expect, linear_cost, silu, weight_type
+from .pointwise import sigmoid
 
 Arrays = Sequence[np.ndarray]
 Types = Sequence[TensorType]

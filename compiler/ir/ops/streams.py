@@ -12,7 +12,8 @@ import numpy as np
 from ..opdef import Attrs, Cost, Env, OpDef, define
 from ..slots import Signature, named, ordered
 from ..types import Dim, TensorType, dim, same_shape
-from .norm import activations, expect, rms, sigmoid
+from .norm import activations, expect, rms
+from .pointwise import sigmoid
 
 Arrays = Sequence[np.ndarray]
 Types = Sequence[TensorType]
