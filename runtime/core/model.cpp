@@ -137,11 +137,18 @@ pangu_model::pangu_model(const std::string &folder, const pangu_model_options &o
     const pangu_core::MappedFile file(sums_path);
     fingerprint = pangu_core::sha256_hex(file.data(), file.size());
   }
+  const uint8_t *base = file_.data();
+  if (tables.device != nullptr) {
+    tables.device->open();
+    device_weights_.emplace_back(file_.size(), tables.device);
+    device_weights_.back().write(file_.data(), file_.size());
+    base = device_weights_.back().data();
+  }
   for (int i = 0; i < tables.n_weights; ++i) {
     const pangu_weight_desc &w = tables.weights[i];
     if (w.offset < 0 || static_cast<uint64_t>(w.offset) + static_cast<uint64_t>(w.nbytes) > file_.size())
       throw Error(PANGU_CORRUPT, folder + "/weights.safetensors: too short for tensor " + w.name + "; the artifact is corrupt, build it again");
-    weights.push_back(file_.data() + w.offset);
+    weights.push_back(base + w.offset);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "error.h"
+#include "pages.h"
 #include "pangu_abi.h"
 
 #include <string>
@@ -41,4 +42,5 @@ struct pangu_model {
 
 private:
   pangu_core::MappedFile file_;
+  std::vector<pangu_core::Pages> device_weights_; // one: the whole file in device memory; none: it stays mapped
 };

@@ -40,10 +40,21 @@ typedef struct {
   int64_t row_bytes;
 } pangu_state_desc;
 
+// Memory that is not the host's: there weights, states and arenas of a model lie, while program inputs and outputs stay in
+// host memory. A function throws pangu_core::Error where it fails. Calls may come from any thread.
+typedef struct {
+  void (*open)(void);                                                      // before the first other call; may come again
+  void *(*allocate)(int64_t nbytes);                                       // aligned to 512 bytes
+  void (*release)(void *memory);                                           // never throws
+  void (*upload)(void *to, const void *host, int64_t nbytes);
+  void (*download)(void *host, const void *from, int64_t nbytes);          // after everything that this thread started
+  void (*clear)(void *memory, int64_t nbytes);
+} pangu_device;
+
 typedef struct {
   const int64_t *dim;          // values of the program's symbolic dims, in the order of pangu_program_desc.dims
-  const void *const *in;       // program inputs, contiguous
-  void *const *out;            // program outputs, contiguous, caller-allocated
+  const void *const *in;       // program inputs, contiguous, in host memory
+  void *const *out;            // program outputs, contiguous, caller-allocated, in host memory
   void *const *state;          // indexed by the GLOBAL state index; updated in place
   const void *const *weight;   // indexed by the GLOBAL weight index
   uint8_t *arena;              // 64-byte aligned scratch of at least arena_bytes, exclusive to the call
@@ -78,6 +89,11 @@ typedef struct {
   const pangu_weight_desc *weights;
   const pangu_state_desc *states;
   const pangu_program_desc *programs;
+  const pangu_device *device   // null: everything is host memory
+#ifdef __cplusplus
+      = nullptr
+#endif
+      ;
 } pangu_generated_model_desc;
 
 extern const pangu_generated_model_desc pangu_generated_model;

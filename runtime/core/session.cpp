@@ -5,23 +5,8 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
-#include <sys/mman.h>
 
 using pangu_core::Error;
-
-namespace pangu_core {
-
-Pages::Pages(size_t nbytes) : size_(std::max<size_t>(nbytes, 64)) {
-  void *p = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) throw Error(PANGU_NO_MEMORY, "no memory for " + std::to_string(size_) + " bytes; open the session with a smaller max_context");
-  data_ = static_cast<uint8_t *>(p);
-}
-
-Pages::~Pages() {
-  if (data_ != nullptr) ::munmap(data_, size_);
-}
-
-} // namespace pangu_core
 
 namespace {
 
@@ -42,12 +27,13 @@ pangu_session::pangu_session(pangu_model &model, const pangu_session_options &op
   if (std::strcmp(tables_.role, "lm") != 0) throw Error(PANGU_BAD_ARGUMENT, "this artifact is a compiled module, not a language model; use run_program");
   for (int i = 0; i < tables_.n_states; ++i) {
     const pangu_state_desc &s = tables_.states[i];
-    states_.emplace_back(static_cast<size_t>((s.append != 0 ? max_context_ : s.rows) * s.row_bytes));
+    states_.emplace_back(static_cast<size_t>((s.append != 0 ? max_context_ : s.rows) * s.row_bytes), tables_.device);
+    if (tables_.device != nullptr && s.append == 0) states_.back().clear(); // host pages are zero already
     state_pointers_.push_back(states_.back().data());
   }
   int64_t arena = 64;
   for (int i = 0; i < tables_.n_programs; ++i) arena = std::max(arena, tables_.programs[i].arena_bytes);
-  new (&arena_) pangu_core::Pages(static_cast<size_t>(arena));
+  new (&arena_) pangu_core::Pages(static_cast<size_t>(arena), tables_.device);
   if (heads_ > 0) hidden_.assign(static_cast<size_t>(heads_), std::vector<float>(static_cast<size_t>(history_ * tables_.hidden_size)));
   scratch_.resize(static_cast<size_t>(tables_.max_chunk * tables_.hidden_size));
   rows_.resize(scratch_.size());

@@ -8,26 +8,6 @@
 #include <functional>
 #include <memory>
 
-namespace pangu_core {
-
-// Zeroed memory whose untouched pages cost nothing.
-class Pages {
-public:
-  Pages() = default;
-  explicit Pages(size_t nbytes);
-  ~Pages();
-  Pages(Pages &&other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
-  Pages &operator=(Pages &&) = delete;
-  uint8_t *data() const { return data_; }
-  size_t size() const { return size_; }
-
-private:
-  uint8_t *data_ = nullptr;
-  size_t size_ = 0;
-};
-
-} // namespace pangu_core
-
 struct pangu_session {
   pangu_session(pangu_model &model, const pangu_session_options &options);
 

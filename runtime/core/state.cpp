@@ -17,8 +17,8 @@ constexpr size_t kDigest = 64;
 struct Writer {
   uint8_t *at; // null: only count
   size_t size;
-  void put(const void *data, size_t n) {
-    if (at != nullptr && n > 0) std::memcpy(at + size, data, n);
+  void put(const void *data, size_t n) { // null data: only make room
+    if (at != nullptr && data != nullptr && n > 0) std::memcpy(at + size, data, n);
     size += n;
   }
   void number(int64_t x) { put(&x, sizeof x); }
@@ -54,7 +54,7 @@ void pangu_session::reset() {
   written_ = 0;
   std::fill(head_rows_.begin(), head_rows_.end(), 0);
   for (int i = 0; i < tables_.n_states; ++i)
-    if (tables_.states[i].append == 0) std::memset(states_[i].data(), 0, states_[i].size());
+    if (tables_.states[i].append == 0) states_[i].clear();
 }
 
 void pangu_session::truncate(int64_t length) {
@@ -79,7 +79,8 @@ size_t pangu_session::write(uint8_t *out) const {
     const pangu_state_desc &s = tables_.states[i];
     const int64_t nbytes = (s.append != 0 ? length() : s.rows) * s.row_bytes;
     w.number(nbytes);
-    w.put(states_[i].data(), static_cast<size_t>(nbytes));
+    if (out != nullptr) states_[i].read(out + w.size, static_cast<size_t>(nbytes));
+    w.put(nullptr, static_cast<size_t>(nbytes));
   }
   return w.size;
 }
@@ -122,7 +123,7 @@ void pangu_session::restore(const uint8_t *data, size_t size) {
   }
   if (r.at != r.end) throw Error(PANGU_BAD_ARGUMENT, "saved session has bytes left over");
   for (size_t i = 0; i < rows.size(); ++i)
-    if (sizes[i] > 0) std::memcpy(states_[i].data(), rows[i], sizes[i]);
+    states_[i].write(rows[i], sizes[i]);
   tokens_.swap(tokens), head_rows_.swap(heads), hidden_.swap(hidden);
   written_ = written;
 }
