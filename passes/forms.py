@@ -38,11 +38,12 @@ def multiply_adds(node: Node, tokens: int, expanded: bool, cached: int = FAR) ->
 def expand_from(node: Node) -> int:
     """The shortest call, of SHORTEST_CHUNK tokens or more, for which expanding is cheaper; 0 where none is."""
     low, high = SHORTEST_CHUNK, LONGEST_CHUNK
-    if multiply_adds(node, high, True) >= multiply_adds(node, high, False):
+    cached = node.attrs["topk"] // 2 if node.op == "dsa_attention" else FAR
+    if multiply_adds(node, high, True, cached) >= multiply_adds(node, high, False, cached):
         return 0
     while low < high:
         middle = (low + high) // 2
-        if multiply_adds(node, middle, True) < multiply_adds(node, middle, False):
+        if multiply_adds(node, middle, True, cached) < multiply_adds(node, middle, False, cached):
             high = middle
         else:
             low = middle + 1
@@ -50,8 +51,9 @@ def expand_from(node: Node) -> int:
 
 
 def choose_forms(module: Module) -> None:
-    """Set `expand_from` of windowed and dense attention. A sparse layer's queries share few keys: always absorbed."""
+    """Set `expand_from` of latent attention. A sparse layer is dense while its cache holds no more than topk rows, and the
+    kernel expands no further than that: beyond, its queries share few keys."""
     for graph in module.graphs():
         for node in graph.nodes:
-            if node.op in ("swa_attention", "dense_attention"):
+            if node.op in ("swa_attention", "dense_attention", "dsa_attention"):
                 node.attrs["expand_from"] = expand_from(node)
