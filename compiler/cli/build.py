@@ -17,7 +17,7 @@ from .progress import Bars
 @click.option("-o", "--out", required=True, type=click.Path(), help="The artifact to write, by convention NAME.pangu.")
 @click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True)
 @click.option("--chip", type=click.Choice(CHIPS), default=CHIPS[0], show_default=True, help="Chip of --target torch_npu.")
-@click.option("--weights", type=click.Choice(WEIGHT_FORMATS), help="[f32; bf16 for torch_npu]")
+@click.option("--weights", type=click.Choice(WEIGHT_FORMATS), help="[f32; bf16 for NPU targets]")
 @click.option("--max-context", type=int, help="Longest context [the model's own, at most 4096].")
 @click.option("--ranks", type=int, default=1, show_default=True, help="Shards of a distributed artifact.")
 @click.option("--arch", type=click.Choice(ARCHS), default="native", show_default=True, help="CPU to build for.")

@@ -72,7 +72,7 @@ def run(
     record = dict(stats_record(result.stats))
     if simulated:
         record["simulated"] = True
-        print("simulated: the vendor's operators ran as CPU reference implementations", file=sys.stderr)
+        print(getattr(model, "simulated_note", "simulated"), file=sys.stderr)
     if as_json:
         whole = "".join(text) if stream is not None else None
         print(json.dumps({"prompt_tokens": ids, "tokens": list(result.tokens), "text": whole, "stats": record}))

@@ -14,8 +14,9 @@ from pangu_compile.errors import CompileError, UserError
 from .artifact import Artifact, ArtifactWriter, check_destination
 from .checkpoint import Checkpoint
 from .emit import Job, emit, runtime_files
-from .options import BuildOptions, make_options
+from .options import ASCEND_TARGETS, BuildOptions, make_options
 from .progress import Progress, Silent
+from .targets.ascend import build_ascend
 from .targets.torch_npu import build_program
 from .toolchain import arch_flags, find_compiler
 
@@ -48,7 +49,7 @@ def build(
         max_context: longest sequence, in tokens; None: the model's own, at most 4096.
         model: an edited OpenPanguForCausalLM to compile instead of the reference. Its parameters on the meta device
             are read from the checkpoint, all others are taken from the module.
-        weights: None picks f32, and bf16 for the target torch_npu.
+        weights: None picks f32, and bf16 for other targets than the CPU.
         options: further fields of BuildOptions (arch, chip, mtp, validate, dump_ir, max_chunk).
     Returns:
         The finished artifact; an earlier artifact at `out` is replaced only when the new one is complete.
@@ -62,6 +63,8 @@ def build(
     opened = Checkpoint.open(checkpoint)
     if chosen.target == "torch_npu":
         return build_program(opened, chosen, model, out, bar)
+    if chosen.target in ASCEND_TARGETS:
+        return build_ascend(opened, chosen, model, out, bar)
     tools = find_compiler(chosen.compiler)
     arch_flags(tools, chosen.arch)
     runtime_files()

@@ -14,6 +14,8 @@ from pangu_compile.errors import UserError
 
 from .artifact import Artifact
 from .doctor import missing_features
+from .options import ASCEND_TARGETS
+from .targets.ascend_run import open_ascend
 from .targets.program import ProgramModel
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def open_model(out: Path, threads: int | None, simulate: bool = False) -> tuple[
     if artifact.manifest.get("target") == "torch_npu":
         artifact.check()
         return artifact, ProgramModel(out, threads)
+    if artifact.manifest.get("target") in ASCEND_TARGETS:
+        return artifact, open_ascend(artifact, threads, simulate)
     if simulate:
         raise UserError(f"--simulate is for Ascend artifacts; {out} was built for {artifact.manifest.get('target')}")
     missing = missing_features(artifact)

@@ -12,7 +12,8 @@ from pangu_compile.errors import UserError
 TARGETS = ("cpu", "ascend910b", "ascend910_93", "torch_npu")
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4")
 ARCHS = ("native", "x86-64-v3", "aarch64")
-AVAILABLE_TARGETS = ("cpu", "torch_npu")
+AVAILABLE_TARGETS = TARGETS
+ASCEND_TARGETS = ("ascend910b", "ascend910_93")
 CHIPS = ("ascend910b", "ascend910_93", "ascend950")  # that --target torch_npu knows
 AVAILABLE_WEIGHTS = WEIGHT_FORMATS
 DEFAULT_CONTEXT = 4096
@@ -50,6 +51,8 @@ class BuildOptions:
         _choice("chip", self.chip, CHIPS, CHIPS)
         if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
+        if self.target in ASCEND_TARGETS and self.weights != "bf16":
+            raise UserError(f"weights {self.weights!r} is not available for {self.target} in this version; use bf16")
         for name in ("max_chunk", "ranks", "jobs", "max_context"):
             value = getattr(self, name)
             if name.startswith("max_") and value is None:
@@ -97,12 +100,20 @@ def make_options(**options: Any) -> BuildOptions:
     if unknown:
         raise UserError(f"unknown build option {unknown[0]!r}; known: {', '.join(BuildOptions.__dataclass_fields__)}")
     if options.get("weights") is None:
-        options["weights"] = "bf16" if options.get("target") == "torch_npu" else "f32"
+        options["weights"] = "f32" if options.get("target", "cpu") == "cpu" else "bf16"
     if options.get("compiler") is None:
         options["compiler"] = os.environ.get("CXX", "").strip() or None
     if options.get("dump_ir") is not None:
         options["dump_ir"] = Path(options["dump_ir"])
     return BuildOptions(**options)
+
+
+def cache_folder() -> Path:
+    """Where builds for the simulator are kept: PANGU_CACHE, else the user's cache."""
+    given = os.environ.get("PANGU_CACHE", "").strip()
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or Path.home() / ".cache") / "pangu-compile"
 
 
 def debug_enabled() -> bool:

@@ -83,6 +83,8 @@ class ProgramSession:
 class ProgramModel:
     """A loaded program. `simulated`: there is no torch_npu, so the operators are CPU reference implementations."""
 
+    simulated_note = "simulated: the vendor's operators ran as CPU reference implementations"
+
     def __init__(self, path: str | Path, threads: int | None = None):
         self.program = load_program(Path(path))
         self.simulated = bool(self.program.SIMULATED)

@@ -1,0 +1,192 @@
+"""Optimised module -> sources of the host program, kernels, and the weights that they want."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pangu_compile.ir import IRError, Module, evaluate_dim
+from pangu_compile.plan.plan import PlannedWeight
+
+from ..kernel import CORES, Kernel
+from ..kernel import sources as kernel_sources
+from ..platform import platform
+from .kernels import workspace_bytes
+from .lower import HostProgram as LoweredProgram
+from .lower import Lowering
+
+HERE = Path(__file__).parent
+STATIC = ("pangu_device.h", "pangu_device.cpp", "pangu_aclnn.h", "pangu_aclnn.cpp")
+ARENA_BUDGET = 1 << 30
+CHUNKS = (256, 128, 64, 32, 16, 8)
+CODES = {"bf16": "PANGU_BF16", "f32": "PANGU_F32"}
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A tensor of the model as the device wants it: bf16, f32, or taps (f32 [k, C] of a convolution [C, 1, k]).
+
+    behind: the weight that it must directly follow, None: it starts a tensor of the file.
+    """
+
+    planned: PlannedWeight
+    form: str
+    behind: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        count = 1
+        for d in self.planned.shape:
+            count *= d
+        return count * (2 if self.form == "bf16" else 4)
+
+
+@dataclass
+class HostProgram:
+    """files: path below src/ -> text, but model.cpp, which needs the weights' offsets: `model(offsets)`."""
+
+    files: dict[str, str]
+    weights: list[StoredWeight]
+    plan: dict[str, Any]
+    max_chunk: int
+    kernels: list[Kernel]
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, offsets: Mapping[str, int]) -> str:
+        """host/model.cpp, with every weight's byte offset in weights.safetensors."""
+        weights = [
+            {"name": w.planned.name, "dtype": CODES.get(w.form, "PANGU_F32"), "offset": offsets[w.planned.name], "nbytes": w.nbytes}
+            for w in self.weights
+        ]  # fmt: skip
+        return render("model.cpp.jinja", weights=weights, **self.values)
+
+
+@lru_cache(maxsize=1)
+def environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"), undefined=jinja2.StrictUndefined, autoescape=False,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def render(template: str, **values: Any) -> str:
+    return environment().get_template(template).render(**values)
+
+
+def generate(module: Module, target: str, max_context: int, max_chunk: int | None = None) -> HostProgram:
+    """Host program and kernels of an optimised module for a target ("ascend910b", "ascend910_93").
+
+    Raises:
+        IRError: an operator, or a shape, that has no form here.
+    """
+    chip = platform(target)
+    shortest = _shortest_chunk(module)
+    for chunk in (max_chunk,) if max_chunk else CHUNKS:
+        chunk = max(shortest, min(chunk, max_context))
+        lowering = Lowering(module, chip, {"T": chunk, "M": chunk, "S": max_context})
+        programs = lowering.programs()
+        if max(p.function.frame_bytes for p in programs) <= ARENA_BUDGET:
+            break
+    kernels = lowering.kernels.all()
+    files = {f"kernels/{name}": text for name, text in kernel_sources(kernels).items()}
+    files["host/pangu_host_plan.h"] = files.pop("kernels/pangu_host_plan.h")
+    files["host/pangu_launch.h"] = _launch_header(kernels)
+    files |= {f"host/{name}": (HERE / "src" / name).read_text(encoding="utf-8") for name in STATIC}
+    info = module.info
+    values = {
+        "functions": list(lowering.functions.values()), "programs": [_entry(p) for p in programs], "dims": lowering.dims,
+        "states": [_state(s, max_context) for s in module.states.values()], "role": info["role"],
+        "vocab_size": info.get("vocab_size", 0), "hidden_size": info.get("hidden_size", 0), "max_context": max_context,
+        "max_chunk": chunk, "num_drafts": info.get("num_drafts", 0), "target": target,
+        "rotary_rows": max_context + int(info.get("num_drafts", 0)) + 1,
+    }  # fmt: skip
+    return HostProgram(files, _weights(module, lowering), _plan(lowering, programs, chunk), chunk, kernels, values)
+
+
+def _shortest_chunk(module: Module) -> int:
+    """Tokens that a program of limited size runs its functions on: a chunk must hold as many."""
+    sizes = [1]
+    for program in module.programs.values():
+        limits = {"T": 1, "S": 1, "M": 1, **program.limits}
+        if "T" in program.limits:
+            sizes += [evaluate_dim(n.dims["T"], limits) for n in program.graph.nodes if n.op == "call" and "T" in n.dims]
+    return max(sizes)
+
+
+def _entry(program: LoweredProgram) -> dict[str, Any]:
+    return {
+        "name": program.name, "function": program.function, "dims": list(program.program.dims), "inputs": program.inputs,
+        "n_in": len(program.inputs), "n_out": len(program.outputs),
+    }  # fmt: skip
+
+
+def _state(state: Any, max_context: int) -> dict[str, Any]:
+    return {
+        "name": state.name, "append": int(state.rows is None), "owner": state.owner, "dtype": "PANGU_BF16",
+        "rows": state.rows if state.rows is not None else max_context, "row_bytes": 2 * state.width,
+    }  # fmt: skip
+
+
+def _launch_header(kernels: list[Kernel]) -> str:
+    shown = [
+        {
+            "name": k.name, "struct": k.struct, "core": CORES[k.core], "op": k.op, "rows": k.fields[0],
+            "arguments": k.arguments, "operands": [a for a in k.arguments if a.role != "workspace"],
+            "workspace": workspace_bytes(k),
+        }
+        for k in kernels
+    ]  # fmt: skip
+    return render("launch.h.jinja", kernels=shown)
+
+
+def _weights(module: Module, lowering: Lowering) -> list[StoredWeight]:
+    """In the order of their indices."""
+    behind = {second: first for first, second in lowering.adjacent.items()}
+    stored = []
+    for name, weight in lowering.weights.items():
+        if not weight.formats:
+            raise IRError(f"ascend: weight {name} is read by nothing; optimise the module first")
+        constant = module.constants.get(name)
+        form = next(iter(weight.formats))
+        planned = PlannedWeight(name, "f32" if form != "bf16" else "bf16", weight.shape, module.folded.get(name), constant)
+        stored.append(StoredWeight(planned, form, behind.get(name)))
+    return stored
+
+
+def _plan(lowering: Lowering, programs: list[LoweredProgram], chunk: int) -> dict[str, Any]:
+    """A plain record for plan.json and the reports."""
+    functions = [*lowering.functions.values(), *(p.function for p in programs)]
+    return {
+        "sizes": lowering.sizes, "max_chunk": chunk,
+        "kernels": {
+            k.name: {"operator": k.op, "core": k.core, "tiling": k.struct, "arguments": [a.name for a in k.arguments]}
+            for k in lowering.kernels.all()
+        },
+        "functions": {
+            f.name: {
+                "frame_bytes": f.frame_bytes, "buffers": dict(f.places),
+                "steps": [{"call": s.call, **({"operator": s.comment} if s.comment else {})} for s in f.steps],
+            }
+            for f in functions
+        },
+    }  # fmt: skip
+
+
+def simulated_launchers(plan: Mapping[str, Any]) -> str:
+    """Source of the functions aclrtlaunch_NAME for the simulator; `plan` is an artifact's plan.json."""
+    return render("simulated_launch.cpp.jinja", kernels=_kernel_records(plan))
+
+
+def simulated_units(plan: Mapping[str, Any], folder: Path) -> str:
+    """Source that includes every kernel of the artifact's folder src/kernels, each in a namespace of its own."""
+    headers = sorted(path.name for path in folder.glob("*.h"))
+    return render("simulated_kernels.cpp.jinja", kernels=_kernel_records(plan), headers=headers)
+
+
+def _kernel_records(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, "arguments": k["arguments"], "struct": k["tiling"]} for name, k in plan["kernels"].items()]

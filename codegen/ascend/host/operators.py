@@ -1,0 +1,164 @@
+"""Fused operators as launches of our kernels and calls of vendor operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pangu_compile.ir import Value
+from pangu_compile.ir.types import Dim, dim
+
+from ..select_kernels import argmax, moe_gate, mtp_verify
+from ..stream_kernels import Post, Pre, mhc
+from ..vector_kernels import conv_norm, residual, rms_norm, swiglu
+from .attention import attention_output, dense_attention, dsa_attention, index_prologue, mla_prologue, swa_attention
+from .body import Body, Operands
+from .values import Tensor, Verdict, View
+
+Lower = Callable[[Body, Operands], None]
+
+
+def norm(body: Body, x: Tensor, rows: Dim, gamma: Value, eps: float, out: Tensor) -> None:
+    channels = int(gamma.type.shape[0])
+    kernel = body.lowering.kernels.get(rms_norm, "rms_norm", channels=channels, eps=eps)
+    body.launch(kernel, {"tokens": rows}, {"x": x, "gamma": body.tensor(gamma, "f32"), "y": out})
+
+
+def _rms_norm(body: Body, o: Operands) -> None:
+    shape = o.shape("in0")
+    rows: Dim = 1
+    for d in shape[:-1]:
+        rows = dim(rows * d)
+    norm(body, o.tensor("in0", "bf16"), rows, o.values["in1"], o.attrs["eps"], o.result("out0"))
+
+
+def _linear(body: Body, o: Operands) -> None:
+    """bf16, but a program's logits are float32."""
+    (value,) = o.results.values()
+    out = o.result("out0", "f32" if body.lowering.is_logits(body.graph, value) else "bf16")
+    body.emit("matmul", o.view("in0"), body.matrix(o.values["in1"]), View(out, value.type.shape))
+
+
+def _residual(body: Body, o: Operands) -> None:
+    eps = {f"{n}_eps": o.attrs[f"{n}_eps"] for n in ("out", "block") if f"{n}_norm" in o}
+    eps |= {"norm_eps": o.attrs["norm_eps"]} if "norm" in o else {}
+    kernel = body.lowering.kernels.get(residual, "residual", channels=o.size("x", 1), **eps)
+    operands = {"x": o.tensor("x", "bf16"), "out": o.tensor("out", "bf16"), **o.parameters("out_norm", "block_norm", "norm")}
+    operands["new_x"] = o.result("new_x")
+    if "norm" in o:
+        operands["y"] = o.result("y")
+    body.launch(kernel, {"tokens": o.shape("x")[0]}, operands)
+
+
+def _streams(body: Body, o: Operands) -> None:
+    a, merge = o.attrs, o.node.op == "mhc_merge"
+    post = pre = None
+    if "post" in o:
+        post = Post(a["out_eps"] if "out_norm" in o else None, a["block_eps"] if "block_norm" in o else None)
+    if "phi" in o:
+        norm_eps = a["norm_eps"] if "norm" in o else None
+        pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge)
+    tokens, streams, hidden = o.shape("x")
+    kernel = body.lowering.kernels.get(mhc, o.node.op, streams=int(streams), hidden=int(hidden), post=post, pre=pre)
+    operands = {n: o.tensor(n, "bf16") for n in ("x", "out") if n in o}
+    operands |= {n: o.tensor(n, "f32") for n in ("post", "res") if n in o}
+    operands |= o.parameters("out_norm", "block_norm", "phi", "alpha", "beta", "gamma", "norm")
+    operands |= {n: o.result(n, "f32" if n in ("new_post", "new_res") else "bf16") for n in o.results}
+    body.launch(kernel, {"tokens": tokens}, operands)
+
+
+def _mome_conv(body: Body, o: Operands) -> None:
+    channels, _, taps = (int(d) for d in o.shape("weight"))
+    kernel = body.lowering.kernels.get(conv_norm, "mome_conv", channels=channels, taps=taps, ring=o.size("ring", 0))
+    operands = {"x": o.tensor("x", "bf16"), "weight": body.weight(o.values["weight"]).stored("taps")}
+    operands |= {"ring": o.state("ring", "new_ring"), "y": o.result("y")}
+    body.launch(kernel, {"tokens": o.shape("x")[0], "row": 0, "start": body.number(o.values["start"])}, operands)
+
+
+def gated(body: Body, x: View, gate: Value, up: Value, down: Value, out: Tensor) -> None:
+    """down(silu(gate x) * up x), gate and up as one product."""
+    rows, width = x.dims[0], int(gate.type.shape[0])
+    both, inner = body.buffer("bf16", rows, 2 * width), body.buffer("bf16", rows, width)
+    body.emit("matmul", x, body.joined(gate, up), View(both, (rows, 2 * width)))
+    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=width)
+    body.launch(kernel, {"tokens": rows}, {"x": both, "y": inner})
+    body.emit("matmul", View(inner, (rows, width)), body.matrix(down), View(out, (rows, down.type.shape[0])))
+
+
+def _dense_ffn(body: Body, o: Operands) -> None:
+    gate, up, down = (o.values[f"in{i}"] for i in (1, 2, 3))
+    gated(body, o.view("in0"), gate, up, down, o.result("out0"))
+
+
+def _moe_gate(body: Body, o: Operands) -> None:
+    a, tokens, experts = o.attrs, o.shape("x")[0], o.size("router", 0)
+    logits = body.buffer("f32", tokens, experts)
+    body.emit("matmul", o.view("x"), body.matrix(o.values["router"]), View(logits, (tokens, experts)))
+    kernel = body.lowering.kernels.get(
+        moe_gate, "moe_gate", experts=experts, k=a["k"], bias="bias" in o, normalise=a["normalise"], scale=a["scale"], eps=a["eps"]
+    )
+    operands = {"logits": logits, **o.parameters("bias"), "index": o.result("index", "i32"), "weight": o.result("weight", "f32")}
+    body.launch(kernel, {"tokens": tokens}, operands)
+
+
+def _moe_ffn(body: Body, o: Operands) -> None:
+    """Rows sorted by expert, two grouped products with SwiGLU between, and the weighted sum with the shared expert's rows."""
+    tokens, k = o.shape("index")
+    experts, hidden, inner = (int(d) for d in o.shape("down"))
+    pairs = dim(tokens * k)
+    x, index = o.view("x"), View(o.tensor("index", "i32"), (tokens, k))
+    rows, place = body.buffer("bf16", pairs, hidden), body.buffer("i32", pairs)
+    counts, groups = body.buffer("i32", experts), body.buffer("i64", experts)
+    body.emit("init_routing", x, index, View(rows, (pairs, hidden)), View(place, (pairs,)), View(counts, (experts,)))
+    body.emit("cast", View(counts, (experts,)), View(groups, (experts,)))
+    both, narrow, wide = (body.buffer("bf16", pairs, n) for n in (2 * inner, inner, hidden))
+    gate_up = View(body.weight(o.values["gate_up"]).stored("bf16"), o.shape("gate_up")).transposed
+    down = View(body.weight(o.values["down"]).stored("bf16"), o.shape("down")).transposed
+    body.emit("grouped_matmul", View(rows, (pairs, hidden)), gate_up, View(groups, (experts,)), View(both, (pairs, 2 * inner)))
+    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=inner)
+    body.launch(kernel, {"tokens": pairs}, {"x": both, "y": narrow})
+    body.emit("grouped_matmul", View(narrow, (pairs, inner)), down, View(groups, (experts,)), View(wide, (pairs, hidden)))
+    shared: View | str = "none()"
+    if "shared_gate" in o:
+        part = body.buffer("bf16", tokens, hidden)
+        gated(body, x, *(o.values[f"shared_{n}"] for n in ("gate", "up", "down")), part)
+        shared = View(part, (tokens, hidden))
+    out = View(o.result("out"), (tokens, hidden))
+    weight = View(o.tensor("weight", "f32"), (tokens, k))
+    body.emit("finalize_routing", View(wide, (pairs, hidden)), View(place, (pairs,)), shared, weight, out)
+
+
+def _own_tokens(body: Body, o: Operands, out: Tensor) -> None:
+    """argmax of the head's logits over the (normed) rows of x."""
+    (rows, hidden), columns = o.shape("x"), o.size("w", 0)
+    x = o.tensor("x", "bf16")
+    if "gamma" in o:
+        normed = body.buffer("bf16", rows, hidden)
+        norm(body, x, rows, o.values["gamma"], o.attrs["eps"], normed)
+        x = normed
+    logits = body.buffer("f32", rows, columns)
+    body.emit("matmul", View(x, (rows, hidden)), body.matrix(o.values["w"]), View(logits, (rows, columns)))
+    kernel = body.lowering.kernels.get(argmax, "argmax", columns=columns)
+    body.launch(kernel, {"tokens": rows}, {"logits": logits, "index": out})
+
+
+def _lm_head_argmax(body: Body, o: Operands) -> None:
+    _own_tokens(body, o, o.result("token", "i32"))
+
+
+def _mtp_verify(body: Body, o: Operands) -> None:
+    drafts, count = o.tensor("drafts", "i32"), o.size("drafts", 0)
+    own, result = body.buffer("i32", count + 1), body.buffer("i32", 2)
+    _own_tokens(body, o, own)
+    kernel = body.lowering.kernels.get(mtp_verify, "mtp_verify", drafts=count)
+    body.launch(kernel, {"sequences": 1}, {"drafts": drafts, "tokens": own, "result": result})
+    for name, value in o.results.items():
+        body.held[value] = Verdict(drafts, result, count, body.number(o.values["start"]), name)
+
+
+OPERATORS: dict[str, Lower] = {
+    "rms_norm": _rms_norm, "linear": _linear, "residual": _residual, "mhc_pre": _streams, "mhc_post": _streams,
+    "mhc_post_pre": _streams, "mhc_merge": _streams, "mome_conv": _mome_conv, "dense_ffn": _dense_ffn, "moe_gate": _moe_gate,
+    "moe_ffn": _moe_ffn, "lm_head_argmax": _lm_head_argmax, "mtp_verify": _mtp_verify, "mla_prologue": mla_prologue,
+    "index_prologue": index_prologue, "swa_attention": swa_attention, "dense_attention": dense_attention,
+    "dsa_attention": dsa_attention, "attention_output": attention_output,
+}  # fmt: skip

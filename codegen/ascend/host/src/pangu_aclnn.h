@@ -1,0 +1,44 @@
+// pangu_aclnn.h: the vendor's operators that the host program calls, each in its two phases, on views of device memory.
+#pragma once
+
+#include "pangu_device.h"
+
+namespace pangu_ascend {
+
+// A tensor as an operator sees it: element type, dimensions, strides in elements.
+struct View {
+  Memory data = nullptr;
+  aclDataType type = ACL_DT_UNDEFINED;
+  uint64_t rank = 0;
+  std::array<int64_t, 4> dims{}, strides{};
+
+  bool empty() const;
+};
+
+View make_view(Memory data, aclDataType type, std::initializer_list<int64_t> dims, std::initializer_list<int64_t> strides);
+inline View none() { return {}; }
+#define PANGU_VIEW(name, type)                                                                                        \
+  inline View name(Memory data, std::initializer_list<int64_t> dims, std::initializer_list<int64_t> strides = {}) {   \
+    return make_view(data, type, dims, strides);                                                                      \
+  }
+PANGU_VIEW(bf16, ACL_BF16)
+PANGU_VIEW(f32, ACL_FLOAT)
+PANGU_VIEW(i32, ACL_INT32)
+PANGU_VIEW(i64, ACL_INT64)
+PANGU_VIEW(int8, ACL_INT8)
+#undef PANGU_VIEW
+
+void matmul(Device &d, const View &a, const View &b, const View &out);       // [M, K] x [K, N]; a float32 result of bf16 operands is allowed
+void batch_matmul(Device &d, const View &a, const View &b, const View &out); // [B, M, K] x [B, K, N]
+void copy(Device &d, const View &to, const View &from);
+void cast(Device &d, const View &from, const View &to);
+void add(Device &d, const View &a, const View &b, const View &out);
+void take_rows(Device &d, const View &table, const View &index, const View &out); // out[i] = table[index[i]]
+// Rows of x [T, H] sorted by expert: rows [T k, H], place [T k] (where token t's j-th copy went), counts [E].
+void init_routing(Device &d, const View &x, const View &index, const View &rows, const View &place, const View &counts);
+// Rows of group e by weight [E, K, N]; counts i64[E].
+void grouped_matmul(Device &d, const View &rows, const View &weight, const View &counts, const View &out);
+// out[t] = shared[t] + sum over j of weight[t, j] * rows[place[t k + j]]; shared may be none().
+void finalize_routing(Device &d, const View &rows, const View &place, const View &shared, const View &weight, const View &out);
+
+} // namespace pangu_ascend

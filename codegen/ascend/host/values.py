@@ -1,0 +1,148 @@
+"""What the host program knows of an IR value, and how that reads in C++.
+
+Activations and caches are bf16 on the device, a few float32 (what the kernels' README says), indices int32. Scalars, and
+vectors of consecutive positions, are never on the device: the host computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import sympy
+
+from pangu_compile.ir import IRError
+from pangu_compile.ir.types import Dim, dim, product
+
+BYTES = {"bf16": 2, "f32": 4, "i32": 4, "i64": 8, "int8": 1}
+
+
+def c_dim(value: Dim) -> str:
+    """A size as a C++ int64_t expression over T, S and M."""
+    value = dim(value)
+    if isinstance(value, int):
+        return str(value)
+    return _expression(value)
+
+
+def _expression(e: sympy.Expr) -> str:
+    if e.is_Symbol:
+        return str(e.name)
+    if e.is_Integer:
+        return str(int(e))
+    joined = {sympy.Add: " + ", sympy.Mul: " * "}
+    for kind, sign in joined.items():
+        if isinstance(e, kind):
+            return "(" + sign.join(_expression(a) for a in sorted(e.args, key=str)) + ")"
+    raise IRError(f"ascend: size {e} has no C++ form")
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory in the function's frame; alive from the step `first` to the step `last`, both included."""
+
+    name: str
+    nbytes: Dim
+    first: int = -1
+    last: int = -1
+
+    def touch(self, step: int) -> None:
+        self.first = step if self.first < 0 else self.first
+        self.last = step
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Device memory: a C++ pointer expression, its element type, and the buffer that it lies in (None: not the frame's)."""
+
+    text: str
+    dtype: str
+    buffer: Buffer | None = None
+
+    def at(self, elements: Dim) -> Tensor:
+        """From that element on."""
+        nbytes = c_dim(elements * BYTES[self.dtype])
+        return self if nbytes == "0" else Tensor(f"at({self.text}, {nbytes})", self.dtype, self.buffer)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A host integer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Consecutive integers, as many as the value's type says: the first of them."""
+
+    first: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Results of mtp_verify that the host reads back: the drafts and [accepted, next token] lie on the device."""
+
+    drafts: Tensor
+    result: Tensor
+    count: int
+    start: str
+    name: str = ""
+
+
+@dataclass(eq=False)
+class Weight:
+    """A parameter of the model; its stored format is settled by the operators that read it."""
+
+    text: str
+    shape: tuple[int, ...]
+    ir_dtype: str
+    formats: set[str] = field(default_factory=set)
+
+    def stored(self, form: str) -> Tensor:
+        """The weight, stored in that format. IRError where another operator wants another one."""
+        self.formats.add(form)
+        if len(self.formats) > 1:
+            raise IRError(f"ascend: weight {self.text} is wanted as {' and as '.join(sorted(self.formats))}")
+        return Tensor(self.text, {"taps": "f32"}.get(form, form))
+
+
+Held = Tensor | Number | Positions | Verdict | Weight
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor as an aclnn operator sees it. strides None: contiguous."""
+
+    tensor: Tensor
+    dims: tuple[Dim, ...]
+    strides: tuple[Dim, ...] | None = None
+
+    def __str__(self) -> str:
+        parts = [self.tensor.text, _list(self.dims)]
+        if self.strides is not None:
+            parts.append(_list(self.strides))
+        return f"{self.tensor.dtype}({', '.join(parts)})"
+
+    @property
+    def transposed(self) -> View:
+        """The last two axes exchanged."""
+        strides = self.strides or tuple(product(self.dims[i + 1 :]) for i in range(len(self.dims)))
+        return View(self.tensor, _swapped(self.dims), _swapped(strides))
+
+
+def _swapped(items: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    return (*items[:-2], items[-1], items[-2])
+
+
+def _list(dims: Sequence[Dim]) -> str:
+    return "{" + ", ".join(c_dim(d) for d in dims) + "}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the host program: a function of pangu_device.h, a launch, or another function of the model."""
+
+    call: str
+    arguments: tuple[str, ...]
+    comment: str = ""

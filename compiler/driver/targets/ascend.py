@@ -1,0 +1,251 @@
+"""`--target ascend910b|ascend910_93`: writes artifacts that CANN builds: AscendC kernels and a host program over acl and aclnn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+
+from pangu_compile.errors import CompileError
+
+from ..artifact import Artifact, ArtifactWriter, json_text
+from ..emit import runtime_files
+from ..packing import pack_parts
+from ..progress import Progress
+from ..safetensors_file import Layout, LayoutWriter
+
+if TYPE_CHECKING:
+    import torch
+
+    from pangu_compile.codegen.ascend.host import HostProgram, StoredWeight
+    from pangu_compile.ir import Module
+
+    from ..build import CanonicalReader
+    from ..checkpoint import Checkpoint
+    from ..options import BuildOptions
+
+TARGETS = ("ascend910b", "ascend910_93")
+WEIGHTS = "weights.safetensors"
+FORMS = {"bf16": "BF16", "f32": "F32", "taps": "F32"}
+# A chip of each family, for the command in the artifact's README; `npu-smi info` names the one at hand.
+EXAMPLE_CHIPS = {"ascend910b": "Ascend910B2", "ascend910_93": "Ascend910_9392"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One artifact. manifest: what the caller knows (config, sizes, stop tokens)."""
+
+    module: Module
+    read: Callable[[str], np.ndarray]
+    parts: Callable[[str], Iterator[np.ndarray]] | None
+    options: BuildOptions
+    max_context: int
+    manifest: Mapping[str, Any]
+    extra_files: tuple[Path, ...] = ()
+
+
+def build_ascend(
+    checkpoint: Checkpoint, options: BuildOptions, model: torch.nn.Module | None, out: str | Path, progress: Progress
+) -> Artifact:
+    """Trace, optimise and write the artifact of a checkpoint; `model` is a user's edited reference, or None."""
+    from pangu_compile.passes import run_passes
+
+    from ..build import canonical_reader, eos_token_ids, load_config, pass_table
+
+    config = load_config(checkpoint)
+    read: CanonicalReader = canonical_reader(checkpoint, config, options.mtp, model)
+    module = traced_module(config, options, model, progress)
+    progress.stage("optimising", 1)
+    from pangu_compile.ir import IRError
+
+    try:
+        run_passes(module, validate=options.validate, dump_dir=options.dump_ir, passes=pass_table(options.weights))
+    except IRError as error:
+        raise CompileError(" ".join(str(error).split())) from error
+    progress.advance(1)
+    manifest = {
+        "model_type": str(checkpoint.config.get("model_type", "")), "config": config.to_dict(),
+        "eos_token_ids": eos_token_ids(checkpoint), "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
+        "num_drafts": config.num_nextn_predict_layers if options.mtp else 0,
+    }  # fmt: skip
+    context = options.context(config.max_position_embeddings)
+    request = Request(module, read, read.parts, options, context, manifest, tuple(checkpoint.tokenizer_files()))
+    return write_artifact(request, out, progress)
+
+
+def traced_module(config: Any, options: BuildOptions, model: torch.nn.Module | None, progress: Progress) -> Module:
+    """The traced programs with what the generated tables say of the model."""
+    from pangu_compile.models.programs import build_programs
+    from pangu_compile.trace import trace_programs
+
+    progress.stage("tracing", 1)
+    # Sampling is the host's: the runtime verifies sampled drafts one program at a time.
+    specs = [s for s in build_programs(config, mtp=options.mtp, lm=model) if s.name != "speculate_sampled"]  # type: ignore[arg-type]
+    module = trace_programs(specs)
+    module.info.update(
+        vocab_size=config.vocab_size, hidden_size=config.hidden_size,
+        num_drafts=config.num_nextn_predict_layers if options.mtp else 0,
+    )  # fmt: skip
+    progress.advance(1)
+    return module
+
+
+def write_artifact(request: Request, out: str | Path, progress: Progress) -> Artifact:
+    """Generate and write the artifact of an optimised module.
+
+    Raises:
+        CompileError: an operator, or a shape, that has no form on the chip.
+    """
+    from pangu_compile.codegen.ascend.host import generate
+    from pangu_compile.ir import IRError
+
+    options = request.options
+    try:
+        host = generate(request.module, options.target, request.max_context, options.max_chunk)
+    except IRError as error:
+        raise CompileError(" ".join(str(error).split())) from error
+    chains = weight_chains(host.weights)
+    layout = Layout((_tensor_name(c), FORMS[c[0].form], _stored_shape(c)) for c in chains)
+    with ArtifactWriter(out) as writer:
+        _write_sources(host, weight_offsets(chains, layout), options.target, writer)
+        _write_weights(chains, layout, request, writer, progress)
+        writer.write("plan.json", json_text(host.plan))
+        for file in request.extra_files:
+            writer.copy(file, file.name)
+        writer.write("README.md", _render("ascend_README.md.jinja", **_facts(request, host)))
+        return writer.commit(_manifest(request, host, layout))
+
+
+# Weights.
+
+
+def weight_chains(weights: list[StoredWeight]) -> list[list[StoredWeight]]:
+    """Weights that lie directly one behind the other, in order; most are alone."""
+    following = {w.behind: w for w in weights if w.behind is not None}
+    chains = []
+    for first in (w for w in weights if w.behind is None):
+        chain = [first]
+        while (after := following.get(chain[-1].planned.name)) is not None:
+            chain.append(after)
+        chains.append(chain)
+    return chains
+
+
+def weight_offsets(chains: list[list[StoredWeight]], layout: Layout) -> dict[str, int]:
+    """Byte offset of every weight in the file."""
+    starts, offsets = layout.offsets(), {}
+    for chain in chains:
+        at = starts[_tensor_name(chain)]
+        for weight in chain:
+            offsets[weight.planned.name] = at
+            at += weight.nbytes
+    return offsets
+
+
+def _tensor_name(chain: list[StoredWeight]) -> str:
+    return "+".join(w.planned.name for w in chain)
+
+
+def _stored_shape(chain: list[StoredWeight]) -> tuple[int, ...]:
+    first = chain[0]
+    if first.form == "taps":
+        channels, _, taps = first.planned.shape
+        return (taps, channels)
+    rows = sum(w.planned.shape[0] for w in chain) if first.planned.shape else 0
+    return (rows, *first.planned.shape[1:]) if first.planned.shape else ()
+
+
+def stored_pieces(weight: StoredWeight, request: Request) -> Iterator[np.ndarray]:
+    """The weight's bytes as they lie in the file, in order, a piece of the parameter at a time."""
+    planned = weight.planned
+    if weight.form == "taps":
+        yield np.ascontiguousarray(planned.compute(request.read)[:, 0, :].T)
+    elif weight.form == "f32":
+        yield planned.compute(request.read)
+    else:
+        whole = planned.folded is not None or planned.constant is not None or request.parts is None
+        parts = iter([planned.compute(request.read)]) if whole or request.parts is None else request.parts(planned.name)
+        yield from pack_parts(weight.form, tuple(planned.shape), parts, planned.name, request.options.jobs)
+
+
+def _write_weights(
+    chains: list[list[StoredWeight]], layout: Layout, request: Request, writer: ArtifactWriter, progress: Progress
+) -> None:
+    progress.stage("weights", max(layout.total, 1))
+    with writer.stream(WEIGHTS) as stream:
+        out = LayoutWriter(layout, stream)
+        progress.advance(len(layout.header))
+        for chain in chains:
+            out.add_pieces(_tensor_name(chain), (piece for weight in chain for piece in stored_pieces(weight, request)))
+            progress.advance(sum(w.nbytes for w in chain))
+        out.finish()
+
+
+# Sources.
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
+        autoescape=False, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(**values)
+
+
+def _write_sources(host: HostProgram, offsets: Mapping[str, int], target: str, writer: ArtifactWriter) -> None:
+    files = {**host.files, "host/model.cpp": host.model(offsets)}
+    for name in sorted(files):
+        writer.write(f"src/{name}", files[name])
+    core, include = runtime_files()
+    for path in core:
+        writer.copy(path, f"src/core/{path.name}")
+    for path in include:
+        writer.copy(path, f"include/{path.name}")
+    sources = sorted([*files, *(f"core/{path.name}" for path in core)])
+    listed = {
+        "kernels": [name for name in sources if name.startswith("kernels/") and name.endswith(".cpp")],
+        "sources": [name for name in sources if not name.startswith("kernels/") and name.endswith(".cpp")],
+    }
+    writer.write("src/CMakeLists.txt", _render("ascend_CMakeLists.txt.jinja", chip=EXAMPLE_CHIPS[target], **listed))
+    writer.write("src/check.c", _render("ascend_check.c.jinja"))
+
+
+def _facts(request: Request, host: HostProgram) -> dict[str, Any]:
+    target = request.options.target
+    return {
+        "target": target, "chip": EXAMPLE_CHIPS[target], "kernels": host.kernels, "max_context": request.max_context,
+        "max_chunk": host.max_chunk, "weights": request.options.weights,
+    }  # fmt: skip
+
+
+def _manifest(request: Request, host: HostProgram, layout: Layout) -> dict[str, Any]:
+    from pangu_compile import __version__
+
+    module, options = request.module, request.options
+    return {
+        "producer": {"name": "pangu-compile", "version": __version__},
+        "role": module.info["role"],
+        **request.manifest,
+        "target": options.target, "weights": options.weights, "max_context": request.max_context, "max_chunk": host.max_chunk,
+        "options": options.recorded(),
+        "entry_points": {"sources": "src/CMakeLists.txt", "weights": WEIGHTS, "header": "include/pangu_runtime.h"},
+        "programs": {
+            name: {
+                "dims": list(p.dims),
+                "inputs": [role.key for role in p.params if role.kind == "input"],
+                "outputs": [role.key for role in p.outputs if role.kind == "output"],
+            }
+            for name, p in module.programs.items()
+        },
+        "tensors": {
+            e.name: {"dtype": e.dtype, "shape": list(e.shape), "offset": e.offset, "nbytes": e.nbytes}
+            for e in layout.entries.values()
+        },
+        "states": [
+            {"name": s.name, "dtype": "bf16", "width": s.width, "rows": s.rows, "owner": s.owner} for s in module.states.values()
+        ],
+    }  # fmt: skip
