@@ -464,9 +464,12 @@ def program_spec(name: str, module: Step | Draft, config: OpenPanguConfig, devic
     return ProgramSpec(name, module, tuple(inputs), states, ("logits", "hidden"), canonical_names(module, module.lm))
 
 
-def build_programs(config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCausalLM | None = None) -> list[ProgramSpec]:
-    """The programs of a model, `speculate` last: it calls the others' layers.
+def build_programs(
+    config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCausalLM | None = None, speculate: bool = True
+) -> list[ProgramSpec]:
+    """The programs of a model; those of a whole step with drafts are last, as they call the others' layers.
 
+    speculate: whether those of a whole step are wanted, too.
     Weights are on the meta device unless `lm` (perhaps a user's edited reference) is given.
     """
     from .speculate import speculate_spec  # built from the programs here
@@ -480,4 +483,6 @@ def build_programs(config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCa
     drafts = [Draft(lm, config, head) for head in range(1, config.num_nextn_predict_layers + 1)] if mtp else []
     specs = [program_spec("step", step, config, device)]
     specs += [program_spec(f"draft_{draft.head}", draft, config, device) for draft in drafts]
-    return [*specs, speculate_spec(step, drafts, config, device)] if drafts else specs
+    if not drafts or not speculate:
+        return specs
+    return [*specs, *(speculate_spec(step, drafts, config, device, sampled) for sampled in (False, True))]

@@ -13,6 +13,7 @@ from pangu_compile.ir.types import same_dim, same_shape
 
 from .layers import is_parameter
 from .pattern import Match, apply_rules, rule
+from .sampling import fuse_sampling
 
 
 @rule("lm_head_argmax", """
@@ -66,3 +67,4 @@ def fuse_mtp(module: Module) -> None:
     """Fuse in every graph: the heads' and the trunk's tokens first, then what verifies them."""
     apply_rules(module, [lm_head_argmax], "fuse_mtp")
     apply_rules(module, [mtp_verify], "fuse_mtp")
+    fuse_sampling(module)

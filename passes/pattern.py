@@ -181,12 +181,13 @@ class Matcher:
             return
 
     def _closed(self, pattern: Pattern, m: Match) -> bool:
-        """Nothing inside is read outside, but for views, constants and index arithmetic, which cost nothing to keep."""
+        """Nothing inside is read outside, but for views, constants, scalars and index arithmetic: they cost nothing to keep."""
         covered = set(map(id, m.nodes))
         roots = {m.values[r] for r in pattern.roots}
         for node in m.nodes:
             for value in node.outputs:
-                if value in roots or node.op in SHARED or (not value.type.dtype.is_float and opdef(node.op).kind in CHEAP):
+                kept = node.op in SHARED or value.type.rank == 0
+                if value in roots or kept or (not value.type.dtype.is_float and opdef(node.op).kind in CHEAP):
                     continue
                 if value in self.outputs or any(id(user) not in covered for user in self.users.get(value, [])):
                     return False

@@ -11,6 +11,7 @@ from pangu_compile.ir import DType, IRError, Module, Program, TensorType, evalua
 DIMS = {"T": 5, "S": 9, "M": 3}
 TOLERANCE = 1e-9  # the interpreter runs in float64, so a right rewrite differs by rounding alone
 MAX_INDEX = 3  # integer inputs are indices: stay inside the smallest table
+PROBABILITIES = ("temperature", "top_p", "draft_uniform", "uniform")  # inputs that are numbers between 0 and 1
 MAX_ELEMENTS = 50_000_000
 
 
@@ -28,6 +29,8 @@ def _random(kind: str, key: str, type_: TensorType, rng: np.random.Generator) ->
         return np.asarray(DIMS["S"] if key == "start" else rng.integers(0, MAX_INDEX, shape), np.int64).reshape(shape)
     if type_.dtype is DType.bool_:
         return rng.random(shape) < 0.5
+    if key in PROBABILITIES:
+        return rng.random(shape)
     if kind == "weight":
         scale = 1.0 / np.sqrt(max(1, shape[-1])) if len(shape) > 1 else 0.5
         return rng.standard_normal(shape) * scale + (0.0 if len(shape) > 1 else 1.0)

@@ -54,23 +54,23 @@ class Operands:
         view = self._view(value)
         return self.name(view.buffer) if same_dim(view.offset, 0) else f"{self.name(view.buffer)} + {c_dim(view.offset)}"
 
-    def pointer(self, slot: str) -> str:
-        """An operand in float32 (or an index), else nullptr."""
+    def pointer(self, slot: str, dtypes: tuple[DType, ...] = (DType.f32, DType.i64)) -> str:
+        """An operand in float32 (or an index) unless `dtypes` says otherwise; nullptr where it is absent."""
         if slot not in self.inputs:
             return "nullptr"
         value = self.inputs[slot]
-        if value.type.dtype not in (DType.f32, DType.i64):
+        if value.type.dtype not in dtypes:
             raise self.fail(f"operand {slot} is {value.type.dtype.value}; the CPU kernels take f32 activations and parameters")
         return self._place(value)
 
     def scalar(self, slot: str) -> str:
         return f"({self._place(self.inputs[slot])})[0]" if slot in self.inputs else "0"
 
-    def result(self, name: str) -> str:
+    def result(self, name: str, dtypes: tuple[DType, ...] = (DType.f32, DType.i64)) -> str:
         if name not in self.results:
             return "nullptr"
         value = self.results[name]
-        if value.type.dtype not in (DType.f32, DType.i64):
+        if value.type.dtype not in dtypes:
             raise self.fail(f"result {name} is {value.type.dtype.value}; the CPU kernels compute in f32")
         return self.name(value)
 
@@ -219,6 +219,16 @@ def _head(o: Operands) -> tuple[str, Fields]:
     return "MtpVerify", fields | {name: o.result(name) for name in ("accepted", "tokens", "length")}
 
 
+def _sampling(o: Operands) -> tuple[str, Fields]:
+    exact = (DType.f64,)
+    fields = {"V": o.size("logits", 1), "logits": o.pointer("logits"), "uniform": o.pointer("uniform", exact)}
+    fields |= {name: o.scalar(name) for name in ("temperature", "top_k", "top_p")}
+    if o.node.op == "sample_token":
+        return "SampleToken", fields | {"token": o.result("token"), "probs": o.result("probs", exact)}
+    fields |= {"draft_probs": o.pointer("draft_probs", exact), "drafts": o.pointer("drafts"), "start": o.scalar("start")}
+    return "MtpVerifySampled", fields | {name: o.result(name) for name in ("accepted", "tokens", "length")}
+
+
 def _rows(o: Operands) -> list[str]:
     shape = o.shape("in0")
     return [c_dim(product(shape[:-1])), c_dim(shape[-1])]
@@ -246,7 +256,7 @@ _RECORDS: dict[str, Callable[[Operands], tuple[str, Fields]]] = {
     "mhc_pre": _streams, "mhc_post": _streams, "mhc_post_pre": _streams, "mhc_merge": _streams, "residual": _residual,
     "mla_prologue": _prologue, "index_prologue": _index, "attention_output": _output, "swa_attention": _attention,
     "dense_attention": _attention, "dsa_attention": _attention, "moe_gate": _gate, "moe_ffn": _moe, "dense_ffn": _ffn,
-    "lm_head_argmax": _head, "mtp_verify": _head,
+    "lm_head_argmax": _head, "mtp_verify": _head, "sample_token": _sampling, "mtp_verify_sampled": _sampling,
 }  # fmt: skip
 
 # Kernels that are plain functions: name, and the arguments after the pool.

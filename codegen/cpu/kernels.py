@@ -164,7 +164,7 @@ class KernelWriter:
         shared = {
             "op": op, "ctype": ctype, "init": _INITIAL[op](ctype), "combine": _COMBINE[op],
             "target": self._store(out, out_index), "value": self.inline.load(source, index),
-            "work": c_dim(dim(product(source.type.shape) / _outer(source.type.shape, axes))),
+            "work": c_dim(_share(source.type.shape, axes)),
         }  # fmt: skip
         kept = [by_var[v] for i, v in enumerate(index) if v != "0" and i not in axes]
         if last in axes:
@@ -178,12 +178,20 @@ class KernelWriter:
         return self.render("reduce_inner.jinja", loops=lead, kept=rest, inner=inner, **shared)
 
     def _softmax(self, kernel: Kernel) -> str:
+        return self._rowwise(kernel, "softmax_row", 16)
+
+    def _cumsum(self, kernel: Kernel) -> str:
+        return self._rowwise(kernel, "cumsum_row", 2)
+
+    def _rowwise(self, kernel: Kernel, function: str, cost: int) -> str:
+        """Rows of the last axis, computed into place and then handed to a function; `cost`: work of an element."""
         out, source = kernel.outputs[0], kernel.root.inputs[0]
         loops, index = self._loops(source.type.shape[:-1])
         return self.render(
-            "softmax.jinja", loops=loops, var="j_", size=c_dim(source.type.shape[-1]), ctype=CTYPES[out.type.dtype],
+            "rowwise.jinja", function=function, loops=loops, var="j_",
+            size=c_dim(source.type.shape[-1]), ctype=CTYPES[out.type.dtype],
             row=self._store(out, [*index, "0"]), value=self.inline.load(source, [*index, "j_"]),
-            work=c_dim(dim(product(source.type.shape) / _outer(source.type.shape, (source.type.rank - 1,)) * 16)),
+            work=c_dim(dim(_share(source.type.shape, (source.type.rank - 1,)) * cost)),
         )  # fmt: skip
 
     def _view(self, value: Value) -> Affine:
@@ -304,9 +312,10 @@ class FlatInline:
         return pointwise(node, [self.load(v, var) for v in node.inputs])
 
 
-def _outer(shape: tuple[Dim, ...], axes: tuple[int, ...]) -> Dim:
-    """Size of the loop that is shared between threads: the first kept axis that is not one."""
-    return next((d for i, d in enumerate(shape) if i not in axes and not same_dim(d, 1)), 1)
+def _share(shape: tuple[Dim, ...], axes: tuple[int, ...]) -> Dim:
+    """Elements for each step of the loop that threads share: that over the first axis not in `axes` that is not of size one."""
+    shared = next((i for i, d in enumerate(shape) if i not in axes and not same_dim(d, 1)), None)
+    return product(tuple(d for i, d in enumerate(shape) if i != shared))
 
 
 _COMBINE: dict[str, Callable[[str, str], str]] = {

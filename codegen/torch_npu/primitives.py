@@ -62,6 +62,7 @@ _FORMS: Mapping[str, Callable[[Node, list[str], str], str]] = {
     "sort": lambda n, a, like: f"torch.sort({a[0]}, dim=-1, descending={n.attrs['descending']}, stable=True)",
     "topk": lambda n, a, like: f"pb.topk({a[0]}, {dim_text(n.attrs['k'])})",
     "argmax": lambda n, a, like: f"torch.argmax({a[0]}, -1)",
+    "cumsum": lambda n, a, like: f"torch.cumsum({a[0]}, -1)",
     "reduce_sum": _reduce("sum"),
     "reduce_max": _reduce("amax"),
     "reduce_min": _reduce("amin"),

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pangu_compile.report import Recorder
 
 ITEM_BYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
-# Made of the functions of `step` and the drafts, and as long to trace as both (20 s for Flash): `inspect --ir` shows it.
-NOT_DESCRIBED = ("speculate",)
 HEAD_KEYS = ("format_version", "target", "weights", "max_context", "max_chunk", "cpu")
 
 
@@ -98,12 +96,13 @@ def ir_text(path: Path, progress: Progress | None = None, weights: str | None = 
 
 
 def optimised(
-    config: OpenPanguConfig, options: BuildOptions, recorder: Recorder | None, progress: Progress, without: Sequence[str] = ()
+    config: OpenPanguConfig, options: BuildOptions, recorder: Recorder | None, progress: Progress, speculate: bool = True
 ) -> Module:  # fmt: skip
     """Trace a model (nothing is read from disk) and run the passes; `recorder` watches.
 
     Args:
-        without: programs that are left out.
+        speculate: whether the programs of a whole step with drafts are wanted, too. They are made of the functions of `step`
+            and the drafts, and take as long to trace as both (20 s for Flash).
     Raises:
         CompileError: an operator that is not covered, or a pass that breaks the graph.
     """
@@ -113,7 +112,7 @@ def optimised(
     from pangu_compile.trace import trace_programs
 
     progress.stage("tracing", 1)
-    module = trace_programs([spec for spec in build_programs(config, mtp=options.mtp) if spec.name not in without])
+    module = trace_programs(build_programs(config, mtp=options.mtp, speculate=speculate))
     progress.advance(1)
     progress.stage("optimising", 1)
     try:
@@ -159,7 +158,7 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     heads = config.num_nextn_predict_layers if build_options.mtp else 0
     view = View(context, chip(options.target, measure=options.measure), rates_for(heads, options.acceptance))
     recorder = Recorder()
-    module = optimised(config, build_options, recorder, bar, NOT_DESCRIBED)
+    module = optimised(config, build_options, recorder, bar, speculate=False)
     plan = read_json_object(path / "plan.json") if opened.artifact else _planned(module, context, bar)
     compiled = Compiled(config, module, plan, parameter_shapes(config, mtp=False), recorder)
     summary = {**_head(opened), **model_summary(compiled, view), "plan": plan_statistics(plan)}

@@ -219,6 +219,11 @@ for _name, _op in {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce
     emits(_name)(_reduce(_op))
 
 
+@emits("cumsum")
+def _cumsum(s: Scope, node: Node, ins: Sequence[str], outs: Sequence[str]) -> None:
+    s.emit("CumSum", [ins[0], s.constant(node.output.type.rank - 1, np.int64)], outs)
+
+
 @emits("softmax")
 def _softmax(s: Scope, node: Node, ins: Sequence[str], outs: Sequence[str]) -> None:
     s.emit("Softmax", ins, outs, axis=node.output.type.rank - 1)

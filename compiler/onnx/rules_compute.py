@@ -76,6 +76,15 @@ def _softmax(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Value:
     return swap_last(im, im.build("softmax", swap_last(im, x, axis)), axis)
 
 
+@rule("CumSum")
+def _cumsum(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Value:
+    if attrs.get("exclusive", 0) or attrs.get("reverse", 0):
+        raise im.fail("exclusive or reverse running sums are not covered")
+    x = im.value(xs[0])
+    axis = im.axis(im.sizes(xs[1], "the axis")[0], x.type.rank)
+    return swap_last(im, im.build("cumsum", swap_last(im, x, axis)), axis)
+
+
 @rule("LogSoftmax")
 def _log_softmax(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Value:
     x = im.value(xs[0])

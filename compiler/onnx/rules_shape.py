@@ -338,19 +338,3 @@ def _constant(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Known:
     if kind not in ("value_float", "value_floats", "value_int", "value_ints"):
         raise im.fail(f"{kind} is not covered")
     return np.asarray(value, np.float32 if "float" in kind else np.int64)
-
-
-@rule("CumSum")
-def _cumsum(im: Importing, attrs: Attrs, xs: Sequence[Any]) -> Value:
-    """By doubling: log2(n) sums."""
-    x = im.value(xs[0])
-    axis = im.axis(int(im.sizes(xs[1], "the axis")[0]), x.type.rank)
-    size = x.type.shape[axis]
-    if not isinstance(size, int) or attrs.get("exclusive", 0) or attrs.get("reverse", 0):
-        raise im.fail("a running sum over a symbolic axis, exclusive or reversed, is not covered")
-    zero, step = im.build.constant(0.0 if x.type.dtype.is_float else 0, x.type.dtype), 1
-    while step < size:
-        shape = tuple(step if i == axis else d for i, d in enumerate(x.type.shape))
-        shifted = im.build("concat", im.build("broadcast", zero, shape=shape), cut(im, x, axis, 0, size - step), axis=axis)
-        x, step = im.build("add", x, shifted), 2 * step
-    return x

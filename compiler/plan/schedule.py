@@ -22,6 +22,7 @@ VIEWS = {"reshape", "transpose", "slice", "broadcast"}
 ALWAYS = {
     "matmul",
     "softmax",
+    "cumsum",
     "topk",
     "sort",
     "argmax",
@@ -235,7 +236,7 @@ class Scheduler:
             for v in node.inputs[1:]:
                 if contiguous_alias(v, self.is_buffer) is None:
                     self._materialise(v)
-        else:  # softmax and reductions read their operand inline
+        else:  # softmax, running sums and reductions read their operand inline
             source = node.inputs[0]
             if self.uses[source] > 1 and not self._cheap(source) and affine(source, self.is_buffer) is None:
                 self._materialise(source)
@@ -252,7 +253,7 @@ class Scheduler:
             return Kernel("append", node, outs)
         if not any(v in self.buffers or v in self.in_place for v in outs):
             return None
-        if node.op in ("concat", "put_rows", "matmul", "softmax", "topk", "sort", "argmax", "expert_linear"):
+        if node.op in ("concat", "put_rows", "matmul", "softmax", "cumsum", "topk", "sort", "argmax", "expert_linear"):
             return Kernel(node.op, node, outs)
         if opdef(node.op).kind == "reduce":
             return Kernel("reduce", node, outs)

@@ -111,10 +111,15 @@ def _head(node: Node) -> Dim:
     return _sections(blocks * tokens, 2 * blocks * tokens, normed, _rows(tokens, int(hidden), t["w"]))
 
 
+def _sampling(node: Node) -> Dim:
+    vocab = _types(node)["logits"].shape[1]
+    return _sections(2 * vocab, 2 * vocab)
+
+
 _BYTES: dict[str, Callable[[Node], Dim]] = {
     "mla_prologue": _prologue, "index_prologue": _index, "attention_output": _output, "swa_attention": _attention,
     "dense_attention": _attention, "dsa_attention": _attention, "dense_ffn": _ffn, "moe_gate": _gate, "moe_ffn": _moe,
-    "lm_head_argmax": _head, "mtp_verify": _head,
+    "lm_head_argmax": _head, "mtp_verify": _head, "sample_token": _sampling, "mtp_verify_sampled": _sampling,
 }  # fmt: skip
 
 

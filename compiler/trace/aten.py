@@ -365,6 +365,14 @@ handles("amax.default")(_reduce("reduce_max"))
 handles("amin.default")(_reduce("reduce_min"))
 
 
+@handles("cumsum.default")
+def _cumsum(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
+    x = im.build.cast(args[0], _out_type(im, node).dtype)
+    if args[1] % x.type.rank != x.type.rank - 1:
+        raise IRError(f"{im.graph.name}: cumsum along an inner axis is not covered ({im.build.loc})")
+    return im.build("cumsum", x)
+
+
 @handles("_softmax.default", "softmax.int")
 def _softmax(im: Any, node: Any, args: list[Any], kw: dict[str, Any]) -> Value:
     x = im.build.cast(args[0], _out_type(im, node).dtype)

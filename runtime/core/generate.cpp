@@ -19,6 +19,7 @@ void pangu_session::generate(const int64_t *prompt, int64_t n, const pangu_gener
   const pangu_core::Filter filter{options.temperature, options.top_k, options.top_p};
   pangu_core::Random random(options.seed);
   std::vector<float> logits(static_cast<size_t>(tables_.vocab_size));
+  std::vector<double> uniform;
   stats = {};
   const auto begin = std::chrono::steady_clock::now();
   prefill(prompt, n, 0, false, logits.data());
@@ -27,7 +28,7 @@ void pangu_session::generate(const int64_t *prompt, int64_t n, const pangu_gener
   if (options.max_new_tokens <= 0) return;
   const auto decoding = std::chrono::steady_clock::now();
   const int64_t *const stops = options.stop_tokens, *const stops_end = stops + options.n_stop_tokens;
-  int64_t pending = choose(logits.data(), filter, random);
+  int64_t pending = choose(logits.data(), filter, filter.greedy() ? 0.0 : random.uniform());
   // Deliver a token; true where generation ends with it.
   const auto deliver = [&](int64_t token) {
     ++stats.new_tokens;
@@ -42,8 +43,12 @@ void pangu_session::generate(const int64_t *prompt, int64_t n, const pangu_gener
     int64_t count = options.speculate != 0 ? heads_ : 0;
     count = std::min({count, max_context_ - length() - 1, options.max_new_tokens - stats.new_tokens - 1, tables_.max_chunk - 1});
     const int64_t start = length();
-    const bool whole = count == heads_ && filter.greedy() && can_speculate();
-    const std::vector<int64_t> tokens = whole ? speculate(pending) : verify(pending, propose(pending, count, filter, random), filter, random);
+    // As many numbers whatever becomes of the drafts: the step's tokens do not depend on who draws them.
+    uniform.assign(static_cast<size_t>(2 * count + 1), 0.0);
+    if (!filter.greedy()) std::generate(uniform.begin(), uniform.end(), [&random] { return random.uniform(); });
+    const bool whole = count == heads_ && can_speculate(filter);
+    const std::vector<int64_t> tokens = whole ? speculate(pending, filter, uniform)
+                                              : verify(pending, propose(pending, count, filter, uniform.data()), filter, uniform.data() + count);
     ++stats.steps;
     for (int64_t i = 0; i < count; ++i) {
       ++stats.drafted[i];

@@ -78,6 +78,8 @@ typedef struct {
 //                 carry f32[K-1,hidden] row N-T-1 of heads 1 .. K-1 (absent where K is 1), start i64[1] = N}
 //            out {accepted i64[1], tokens i64[K+1] (accepted drafts, one token more, then -1), length i64[1] = N + accepted + 1,
 //                 hidden f32[K+1,hidden] the trunk's rows N .. N+K, levels f32[K-1,T,hidden] rows N-T .. N-1 of heads 1 .. K-1}
+//   speculate_sampled (beside speculate): the same by sampling. in, after start: {temperature f32[1] > 0, top_k i64[1], top_p f32[1],
+//            draft_uniform f64[K], uniform f64[K+1]: numbers in [0, 1) for the drafts and for their verification}
 // start == S == number of rows already processed by that program's states (for draft_j the head's LOCAL row index);
 // rows: indices into 0..T-1 of the tokens whose logits are wanted. M may be 0, T is 1..max_chunk, S+T <= max_context.
 typedef struct {

@@ -1,4 +1,4 @@
-// sampler.h: next-token distributions and draws from them.
+// sampler.h: next-token distributions and the random numbers for draws from them.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,6 @@ class Random {
 public:
   explicit Random(uint64_t seed) : seed_(seed) {}
   double uniform(); // [0, 1)
-  // An index drawn with the given non-negative weights (they need not add up to one; not all may be zero).
-  int64_t draw(const std::vector<double> &weights);
 
 private:
   uint64_t seed_, counter_ = 0;

@@ -1,5 +1,7 @@
 #include "session.h"
 
+#include "pangu_sampling.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -22,7 +24,8 @@ int64_t checked_context(const pangu_generated_model_desc &tables, int64_t asked)
 pangu_session::pangu_session(pangu_model &model, const pangu_session_options &options)
     : model_(model), tables_(model.tables), max_context_(checked_context(model.tables, options.max_context)),
       heads_(options.speculate != 0 ? std::min<int>(model.tables.num_drafts, PANGU_MAX_DRAFTS) : 0),
-      speculate_(heads_ > 0 && heads_ == model.tables.num_drafts ? model.find("speculate") : nullptr), pool_(model.threads),
+      speculate_(heads_ > 0 && heads_ == model.tables.num_drafts ? model.find("speculate") : nullptr),
+      speculate_sampled_(speculate_ != nullptr ? model.find("speculate_sampled") : nullptr), pool_(model.threads),
       head_rows_(static_cast<size_t>(heads_) + 1, 0), history_(2 * model.tables.max_chunk + 4 * PANGU_MAX_DRAFTS) {
   if (std::strcmp(tables_.role, "lm") != 0) throw Error(PANGU_BAD_ARGUMENT, "this artifact is a compiled module, not a language model; use run_program");
   for (int i = 0; i < tables_.n_states; ++i) {
@@ -147,15 +150,15 @@ void pangu_session::not_finite(const char *what) const {
                                   " tokens are not finite; check the checkpoint with pangu-compile verify");
 }
 
-int64_t pangu_session::choose(const float *logits, const pangu_core::Filter &filter, pangu_core::Random &random) const {
+int64_t pangu_session::choose(const float *logits, const pangu_core::Filter &filter, double uniform) const {
   check_finite(logits);
   if (filter.greedy()) return pangu_core::argmax(logits, tables_.vocab_size);
-  return random.draw(filter.distribution(logits, tables_.vocab_size));
+  return pangu_sampling::draw(filter.distribution(logits, tables_.vocab_size).data(), tables_.vocab_size, uniform);
 }
 
-// Drafts d_1 .. d_count that follow the pending token (which is not yet in the trunk's states).
+// Drafts d_1 .. d_count that follow the pending token (which is not yet in the trunk's states). uniform[count].
 std::vector<pangu_session::Draft> pangu_session::propose(int64_t pending, int64_t count, const pangu_core::Filter &filter,
-                                                         pangu_core::Random &random) {
+                                                         const double *uniform) {
   std::vector<Draft> drafts;
   std::vector<int64_t> extra{pending};
   std::vector<float> logits(static_cast<size_t>(tables_.vocab_size));
@@ -167,7 +170,7 @@ std::vector<pangu_session::Draft> pangu_session::propose(int64_t pending, int64_
       draft.first = pangu_core::argmax(logits.data(), tables_.vocab_size);
     } else {
       draft.second = filter.distribution(logits.data(), tables_.vocab_size);
-      draft.first = random.draw(draft.second);
+      draft.first = pangu_sampling::draw(draft.second.data(), tables_.vocab_size, uniform[head - 1]);
     }
     extra.push_back(draft.first);
     drafts.push_back(std::move(draft));
@@ -176,9 +179,9 @@ std::vector<pangu_session::Draft> pangu_session::propose(int64_t pending, int64_
 }
 
 // One run of the trunk on [pending, drafts..]: the accepted drafts and one token of the trunk's own. The states then hold
-// the pending token and the accepted drafts.
+// the pending token and the accepted drafts. uniform[drafts + 1] is read in order: one for each draft looked at, one for the draw.
 std::vector<int64_t> pangu_session::verify(int64_t pending, const std::vector<Draft> &drafts, const pangu_core::Filter &filter,
-                                           pangu_core::Random &random) {
+                                           const double *uniform) {
   const int64_t start = length(), vocab = tables_.vocab_size;
   std::vector<int64_t> tokens{pending}, rows(drafts.size() + 1);
   for (const Draft &d : drafts) tokens.push_back(d.first);
@@ -189,7 +192,7 @@ std::vector<int64_t> pangu_session::verify(int64_t pending, const std::vector<Dr
   for (size_t i = 0;; ++i) {
     const float *row = logits_.data() + static_cast<int64_t>(i) * vocab;
     if (i == drafts.size()) {
-      result.push_back(choose(row, filter, random));
+      result.push_back(choose(row, filter, uniform[i]));
       break;
     }
     const int64_t guess = drafts[i].first;
@@ -200,17 +203,14 @@ std::vector<int64_t> pangu_session::verify(int64_t pending, const std::vector<Dr
       if (own != guess) break;
       continue;
     }
-    // Accept with probability min(1, p/q); on rejection draw from max(p - q, 0): the outcome is distributed as p.
     std::vector<double> p = filter.distribution(row, vocab);
     const std::vector<double> &q = drafts[i].second;
-    if (random.uniform() * q[guess] < p[guess]) {
+    if (pangu_sampling::stands(p[guess], q[guess], uniform[i])) {
       result.push_back(guess);
       continue;
     }
-    double left = 0;
-    std::vector<double> rest(p.size());
-    for (size_t t = 0; t < p.size(); ++t) left += rest[t] = std::max(0.0, p[t] - q[t]);
-    result.push_back(random.draw(left > 0 ? rest : p));
+    pangu_sampling::without(p.data(), q.data(), vocab);
+    result.push_back(pangu_sampling::draw(p.data(), vocab, uniform[i + 1]));
     break;
   }
   rollback(start + static_cast<int64_t>(result.size())); // the pending token and the accepted drafts

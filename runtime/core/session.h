@@ -35,21 +35,22 @@ private:
   void feed_heads(); // all of them, over the confirmed tokens
   void flush_heads();
   int64_t heads_behind() const;
-  bool can_speculate();
-  std::vector<int64_t> speculate(int64_t pending);
+  bool can_speculate(const pangu_core::Filter &filter);
+  std::vector<int64_t> speculate(int64_t pending, const pangu_core::Filter &filter, const std::vector<double> &uniform);
   void check_finite(const float *logits) const;
   [[noreturn]] void not_finite(const char *what) const;
   void rollback(int64_t length);
-  std::vector<Draft> propose(int64_t pending, int64_t count, const pangu_core::Filter &filter, pangu_core::Random &random);
+  std::vector<Draft> propose(int64_t pending, int64_t count, const pangu_core::Filter &filter, const double *uniform);
   std::vector<int64_t> verify(int64_t pending, const std::vector<Draft> &drafts, const pangu_core::Filter &filter,
-                              pangu_core::Random &random);
-  int64_t choose(const float *logits, const pangu_core::Filter &filter, pangu_core::Random &random) const;
+                              const double *uniform);
+  int64_t choose(const float *logits, const pangu_core::Filter &filter, double uniform) const;
 
   pangu_model &model_;
   const pangu_generated_model_desc &tables_;
   const int64_t max_context_;
   const int heads_; // MTP heads in use
-  const pangu_program_desc *const speculate_; // null: the artifact has no such program, or not all heads are in use
+  // The programs of a whole step with drafts; null: the artifact has no such program, or not all heads are in use.
+  const pangu_program_desc *const speculate_, *const speculate_sampled_;
   pangu_pool pool_;
   std::vector<pangu_core::Pages> states_;
   std::vector<void *> state_pointers_;

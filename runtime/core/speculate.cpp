@@ -1,4 +1,4 @@
-// speculate.cpp: one greedy step with drafts as one run of the program `speculate`.
+// speculate.cpp: one step with drafts as one run of the program `speculate`, or of `speculate_sampled`.
 #include "session.h"
 
 #include <algorithm>
@@ -8,15 +8,15 @@
 using pangu_core::Error;
 
 // Can the program run now? Its T is bounded by what a step leaves behind; heads that are further behind follow first.
-bool pangu_session::can_speculate() {
-  if (speculate_ == nullptr || length() < heads_ || heads_ + 1 + heads_ > tables_.max_chunk) return false;
+bool pangu_session::can_speculate(const pangu_core::Filter &filter) {
+  if ((filter.greedy() ? speculate_ : speculate_sampled_) == nullptr || length() < heads_ || heads_ + 1 + heads_ > tables_.max_chunk) return false;
   if (heads_behind() > heads_ + 1 || length() - heads_behind() < heads_ - 1) feed_heads();
   return true;
 }
 
 // The accepted drafts and one token of the trunk's own, as `verify` gives them; the states then hold `pending` and the
 // accepted drafts. Every head's rows before the pending token stand, those on drafts count as never written.
-std::vector<int64_t> pangu_session::speculate(int64_t pending) {
+std::vector<int64_t> pangu_session::speculate(int64_t pending, const pangu_core::Filter &filter, const std::vector<double> &uniform) {
   const int64_t start = length(), behind = heads_behind(), first = start - behind, width = tables_.hidden_size, drafts = heads_;
   const size_t row_bytes = sizeof(float) * static_cast<size_t>(width);
   std::vector<int64_t> tokens(tokens_.begin() + first + 1, tokens_.end()), chosen(static_cast<size_t>(drafts + 1));
@@ -30,7 +30,8 @@ std::vector<int64_t> pangu_session::speculate(int64_t pending) {
   std::vector<const void *> in{tokens.data(), rows_.data(), carry_.data(), &start};
   std::vector<void *> out{&accepted, chosen.data(), &held, scratch_.data(), levels_.data()};
   if (drafts == 1) in.erase(in.begin() + 2), out.pop_back();
-  run(*speculate_, {behind, start, 0}, in, out);
+  if (!filter.greedy()) in.insert(in.end(), {&filter.temperature, &filter.top_k, &filter.top_p, uniform.data(), uniform.data() + drafts});
+  run(filter.greedy() ? *speculate_ : *speculate_sampled_, {behind, start, 0}, in, out);
   if (!std::all_of(scratch_.data(), scratch_.data() + (accepted + 1) * width, [](float x) { return std::isfinite(x); })) not_finite("hidden rows");
   for (int64_t level = 1; level < drafts; ++level)
     for (int64_t i = 0; i < behind; ++i)

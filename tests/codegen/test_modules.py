@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pangu_compile.ir import run_graph
+from pangu_compile.models.sampling import Filter, accept_sampled, draw
 from pangu_compile.passes import run_passes
 from pangu_compile.trace import trace_module
 
@@ -35,6 +36,11 @@ def rnd(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
+def sampled(chosen: Filter, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    probs = chosen.distribution(logits)
+    return draw(probs, uniform), probs
+
+
 T = {0: "T"}
 CASES: dict[str, tuple[Callable[..., object], dict[str, Tensor], list[Tensor], list[dict[int, str]]]] = {
     "linear_bias_gelu": (lambda m, x: nn.functional.gelu(x @ m.w.t() + m.b), {"w": rnd(7, 5), "b": rnd(7)}, [rnd(6, 5)], [T]),
@@ -51,6 +57,15 @@ CASES: dict[str, tuple[Callable[..., object], dict[str, Tensor], list[Tensor], l
         {}, [rnd(5, 18), rnd(9, 18)], [T, {0: "S"}],
     ),
     "sort": (lambda m, x: torch.sort(x.round(), dim=-1, descending=True, stable=True), {}, [rnd(6, 21) * 2], [T]),
+    "running_sums": (lambda m, x: (x.cumsum(-1), (x * 4).long().cumsum(1), x.double().cumsum(-1)), {}, [rnd(6, 21)], [T]),
+    "sampling": (lambda m, x, t, k, p, u: sampled(Filter(t, k, p), x, u), {},
+                 [rnd(6, 40), torch.tensor(0.8), torch.tensor(9), torch.tensor(0.9), torch.linspace(0.05, 0.95, 6).double()],
+                 [T, {}, {}, {}, T]),
+    "rejection": (
+        lambda m, x, q, d, u, t, k, p, s: accept_sampled(Filter(t, k, p).distribution(x), q, d, u, s), {},
+        [rnd(4, 30), torch.softmax(rnd(3, 30).double(), -1), torch.tensor([3, 0, 29]), torch.tensor([0.2, 0.9, 0.4, 0.7]).double(),
+         torch.tensor(1.2), torch.tensor(0), torch.tensor(0.95), torch.tensor(17)], [{}] * 8,
+    ),
     "topk_gather": (
         lambda m, x: x.gather(1, torch.sort(x.round(), dim=-1, descending=True, stable=True)[1][:, :4]),
         {}, [rnd(6, 21) * 2], [T],

@@ -125,18 +125,15 @@ def test_the_distribution_is_the_trunks(settings: tuple[float, int, float]) -> N
 
 
 SHIM = """
+#include "pangu_sampling.h"
 #include "sampler.h"
-#include <algorithm>
 extern "C" void distribution(const float *x, int64_t n, float t, int64_t k, float p, double *out) {
   const std::vector<double> got = pangu_core::Filter{t, k, p}.distribution(x, n);
   std::copy(got.begin(), got.end(), out);
 }
 extern "C" void draws(const double *w, int64_t n, uint64_t seed, int64_t count, double *uniform, int64_t *token) {
-  pangu_core::Random first(seed), second(seed);
-  for (int64_t i = 0; i < count; ++i) {
-    uniform[i] = first.uniform();
-    token[i] = second.draw(std::vector<double>(w, w + n));
-  }
+  pangu_core::Random random(seed);
+  for (int64_t i = 0; i < count; ++i) token[i] = pangu_sampling::draw(w, n, uniform[i] = random.uniform());
 }
 """
 

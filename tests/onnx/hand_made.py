@@ -61,11 +61,12 @@ CASES: dict[str, Case] = {
         {"g": rnd(6), "b": rnd(6, seed=1)},
         CALLS,
     ),
-    "softmax_first_axis": (
-        [N("Softmax", ["x"], ["y"], axis=0), N("LogSoftmax", ["x"], ["z"], axis=1)],
+    "softmax_and_running_sums": (
+        [N("Softmax", ["x"], ["y"], axis=0), N("LogSoftmax", ["x"], ["z"], axis=1), N("CumSum", ["x", "one"], ["s"]),
+         N("CumSum", ["x", "zero"], ["t"])],
         X,
-        ["y", "z"],
-        {},
+        ["y", "z", "s", "t"],
+        {"one": np.asarray(1), "zero": np.asarray(0)},
         CALLS,
     ),
     "gelu_by_hand": (

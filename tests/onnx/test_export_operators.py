@@ -52,6 +52,7 @@ OTHER = [
     "func @f(%a: i64[S], %b: i64[T], %c: i64[T]) {\n  %r = put_rows(%a, %b, %c) : i64[S]\n  return %r\n}",
     "func @f(%a: f32[T, 5]) {\n  %v, %i = sort(%a) {descending=True} : f32[T, 5], i64[T, 5]\n"
     "  %w, %j = sort(%a) {descending=False} : f32[T, 5], i64[T, 5]\n  return %v, %i, %w, %j\n}",
+    "func @f(%a: f32[T, 9]) {\n  %r = cumsum(%a) : f32[T, 9]\n  return %r\n}",
     "func @f(%a: f32[T, 9]) {\n  %v, %i = topk(%a) {k=4} : f32[T, 4], i64[T, 4]\n  %x = argmax(%a) : i64[T]\n"
     "  return %v, %i, %x\n}",
     "func @f(%a: f32[T, 3, 4]) {\n  %s = reduce_sum(%a) {axes=(1,)} : f32[T, 1, 4]\n"

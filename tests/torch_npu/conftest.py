@@ -70,7 +70,7 @@ class Traced:
 
 
 def _traced(name: str, config: OpenPanguConfig, folder: Path) -> Traced:
-    specs = [s for s in build_programs(config) if s.name != "speculate"]
+    specs = build_programs(config, speculate=False)
     return Traced(name, config, run_passes(trace_programs(specs)), folder)
 
 

@@ -7,7 +7,9 @@ namespace pangu {
 
 constexpr int64_t kTokenBlock = 32; // tokens whose absorbed queries are held at once
 constexpr int64_t kKeyBlock = 96; // a multiple of 3, the rows of a tile
-constexpr int64_t kHeadBlock = 16;
+constexpr int64_t kHeadBlock = 48;         // heads of a token that pass over a block of keys together
+constexpr int64_t kHeadGroup = 3 * kWidth; // of them, those whose sums the registers hold
+static_assert(kHeadBlock % kHeadGroup == 0, "blocks of whole groups");
 
 // Softmax over blocks: peak and total so far of one query row.
 struct Online {
@@ -44,6 +46,24 @@ private:
   }
 };
 
+// The same for L query rows at once, score[block][L]: scores become weights; keep is what the sums so far are multiplied by.
+template <int64_t L> inline void weigh_lanes(int64_t block, float *score, float *peak, float *total, float *keep) {
+  float top[L], sum[L];
+  for (int64_t l = 0; l < L; ++l) top[l] = peak[l], sum[l] = 0;
+  for (int64_t j = 0; j < block; ++j)
+#pragma GCC ivdep
+    for (int64_t l = 0; l < L; ++l) top[l] = top[l] < score[j * L + l] ? score[j * L + l] : top[l];
+  for (int64_t j = 0; j < block; ++j)
+#pragma GCC ivdep
+    for (int64_t l = 0; l < L; ++l) sum[l] += score[j * L + l] = pangu::exp(score[j * L + l] - top[l]);
+#pragma GCC ivdep
+  for (int64_t l = 0; l < L; ++l) {
+    keep[l] = pangu::exp(peak[l] - top[l]);
+    total[l] = total[l] * keep[l] + sum[l];
+    peak[l] = top[l];
+  }
+}
+
 // The operands that all variants share. Keys are rows of LATENT + ROPE values.
 template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attention {
   static constexpr int64_t kQuery = NOPE + ROPE, kKey = LATENT + ROPE, kHead = NOPE + V;
@@ -67,24 +87,48 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
   }
 
   // Query rows (at most kHeadBlock heads of one token) against the sinks and n keys; the mixed latent rows replace them.
+  // Heads are the lanes of vectors, in groups: scores, peaks and totals need no sums across lanes.
   template <class Key> void attend(float *query, int64_t count, int64_t n, const Key &key) const {
-    alignas(64) float mixed[kHeadBlock * LATENT];
-    alignas(64) float score[kHeadBlock * kKeyBlock];
-    Online online[kHeadBlock];
+    alignas(64) float turned[kHeadBlock * kKey], mixed[kHeadBlock * LATENT], score[kKeyBlock * kHeadGroup];
+    alignas(64) float peak[kHeadBlock], total[kHeadBlock];
     std::memset(mixed, 0, sizeof(float) * static_cast<size_t>(count * LATENT));
+    std::fill_n(peak, kHeadBlock, -std::numeric_limits<float>::infinity());
+    std::fill_n(total, kHeadBlock, 0.0f);
+    for (int64_t h = 0; h < count; h += kHeadGroup)
+      turn_rows(query + h * kKey, kKey, min(kHeadGroup, count - h), kKey, lanes(count - h), turned + h * kKey);
     const float *rows[kKeyBlock];
     for (int64_t j = -sink_count; j < n;) {
       const int64_t block = min(kKeyBlock, (j < 0 ? 0 : n) - j);
       for (int64_t i = 0; i < block; ++i) rows[i] = j < 0 ? sinks + (j + sink_count + i) * kKey : key(j + i);
-      dot_grid(count, query, kKey, block, rows, kKey, score, kKeyBlock);
-      for (int64_t m = 0; m < count; ++m) online[m].add(score + m * kKeyBlock, block, mixed + m * LATENT, LATENT);
-      mix_grid(count, score, kKeyBlock, block, rows, LATENT, mixed, LATENT);
+      for (int64_t h = 0; h < count; h += kHeadGroup) {
+        const int64_t group = min(kHeadGroup, count - h);
+        switch (lanes(group) / kWidth) {
+        case 1: attend_block<1>(group, turned + h * kKey, block, rows, score, peak + h, total + h, mixed + h * LATENT); break;
+        case 2: attend_block<2>(group, turned + h * kKey, block, rows, score, peak + h, total + h, mixed + h * LATENT); break;
+        default: attend_block<3>(group, turned + h * kKey, block, rows, score, peak + h, total + h, mixed + h * LATENT);
+        }
+      }
       j += block;
     }
     for (int64_t m = 0; m < count; ++m) {
-      const float share = 1.0f / online[m].total;
+      const float share = 1.0f / total[m];
       for (int64_t c = 0; c < LATENT; ++c) query[m * kKey + c] = mixed[m * LATENT + c] * share;
     }
+  }
+
+  static int64_t lanes(int64_t heads) { return min(kHeadGroup, (heads + kWidth - 1) / kWidth * kWidth); }
+
+  template <int NV>
+  static void attend_block(int64_t count, const float *turned, int64_t block, const float *const *rows, float *score, float *peak,
+                           float *total, float *mixed) {
+    constexpr int64_t kLanesHere = NV * kWidth;
+    lane_dots<NV>(turned, block, rows, kKey, score);
+    float keep[kLanesHere];
+    weigh_lanes<kLanesHere>(block, score, peak, total, keep);
+    for (int64_t m = 0; m < count; ++m)
+      if (keep[m] != 1.0f)
+        for (int64_t c = 0; c < LATENT; ++c) mixed[m * LATENT + c] *= keep[m];
+    mix_grid(count, score, 1, kLanesHere, block, rows, LATENT, mixed, LATENT);
   }
 
   // Latent sums leave through the value half of kv_b.
@@ -114,7 +158,7 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
         absorb(first, count, begin, end, queries);
         for (int64_t t = first; t < first + count; ++t) attend_heads(t, first, begin, end, queries, keys);
         values(first, count, begin, end, queries);
-      }, heads >= kHeadBlock ? 4 : 1); // heads that share loads of a key
+      }, kWidth); // heads that share loads of a key
     parallel(pool, heads, project, [&](int64_t begin, int64_t end) { absorb(first, count, begin, end, queries); });
     const int64_t blocks = (heads + kHeadBlock - 1) / kHeadBlock;
     parallel(pool, count * blocks, kHeadBlock * pair, [&](int64_t begin, int64_t end) {
@@ -184,7 +228,7 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
         for (int64_t j = 0; j < block; ++j) row[j] = j >= from && j < to ? row[j] * scale : -std::numeric_limits<float>::infinity();
         online[t + m].add(row, block, out + ((t + m) * heads + h) * V, V);
       }
-      mix_grid(count, score, kKeyBlock, block, value_rows, V, out + (t * heads + h) * V, heads * V);
+      mix_grid(count, score, kKeyBlock, 1, block, value_rows, V, out + (t * heads + h) * V, heads * V);
     }
   }
 

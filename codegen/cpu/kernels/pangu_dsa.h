@@ -6,6 +6,7 @@ namespace pangu {
 
 constexpr int64_t kScoreRows = 4; // query rows scored at once
 constexpr int64_t kScanBlock = 64;
+constexpr int64_t kScanGroup = 3 * kWidth; // indexer heads whose sums the registers hold
 
 // Bits that order like the float: larger is larger, -0 and 0 are equal.
 inline uint32_t order_bits(float x) {
@@ -62,34 +63,64 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct DsaAtten
   float index_scale;
   const float *cache, *iq, *iw, *index_cache;
 
-  // Scores of keys [from, to) for token t: sum over heads of iw * relu(iq . key * scale), heads in order.
-  void score_block(int64_t t, int64_t from, int64_t to, const float *const *keys, float *score) const {
-    constexpr int64_t kHeads = 8;
-    alignas(64) float dots[kHeads * kScanBlock];
-    float total[kScanBlock] = {};
-    for (int64_t h = 0; h < index_heads; h += kHeads) {
-      const int64_t count = min(kHeads, index_heads - h);
-      dot_grid(count, iq + (t * index_heads + h) * index_width, index_width, to - from, keys, index_width, dots, kScanBlock);
-      for (int64_t m = 0; m < count; ++m) {
-        const float weight = iw[t * index_heads + h + m];
-        for (int64_t j = 0; j < kScanBlock; ++j) {
-          const float scaled = j < to - from ? dots[m * kScanBlock + j] * index_scale : 0.0f;
-          total[j] += weight * (scaled > 0 ? scaled : 0.0f);
-        }
+  int64_t padded_heads() const { return (index_heads + kWidth - 1) / kWidth * kWidth; }
+  int64_t turned_size() const { return padded_heads() * (index_width + 1); }
+
+  // Token t's indexer queries with heads as lanes, in groups of at most three vectors, and behind them the heads' weights.
+  void turn_queries(int64_t t, float *turned) const {
+    for (int64_t h = 0; h < padded_heads(); h += kScanGroup) {
+      const int64_t lanes = min(kScanGroup, padded_heads() - h);
+      turn_rows(iq + (t * index_heads + h) * index_width, index_width, min(lanes, index_heads - h), index_width, lanes, turned + h * index_width);
+    }
+    float *const weights = turned + padded_heads() * index_width;
+    for (int64_t h = 0; h < padded_heads(); ++h) weights[h] = h < index_heads ? iw[t * index_heads + h] : 0.0f;
+  }
+
+  // score[j] (+)= sum over the heads of a group of weight * relu(query . key * scale).
+  template <int NV, int NB>
+  void score_tile(const float *turned, const float *weights, bool first, const float *const *keys, float *score) const {
+    alignas(64) float dots[NB * NV * kWidth];
+    lane_tile<NV, NB>(turned, keys, 0, index_width, true, dots, NV * kWidth);
+    for (int n = 0; n < NB; ++n) {
+      vec total{};
+      for (int v = 0; v < NV; ++v) {
+        const vec scaled = load(dots + (n * NV + v) * kWidth) * splat(index_scale);
+        total = fma(load(weights + v * kWidth), scaled > vec{} ? scaled : vec{}, total);
+      }
+      score[n] = first ? sum(total) : score[n] + sum(total);
+    }
+  }
+
+  template <int NV> void score_group(const float *turned, const float *weights, bool first, int64_t n, const float *const *keys, float *score) const {
+    constexpr int NB = NV == 1 ? 8 : NV == 2 ? 6 : 4;
+    int64_t j = 0;
+    for (; j + NB <= n; j += NB) score_tile<NV, NB>(turned, weights, first, keys + j, score + j);
+    for (; j < n; ++j) score_tile<NV, 1>(turned, weights, first, keys + j, score + j);
+  }
+
+  void score_block(const float *turned, int64_t n, const float *const *keys, float *score) const {
+    const float *const weights = turned + padded_heads() * index_width;
+    for (int64_t h = 0; h < padded_heads(); h += kScanGroup) {
+      const float *const group = turned + h * index_width;
+      switch (min(kScanGroup, padded_heads() - h) / kWidth) {
+      case 1: score_group<1>(group, weights + h, h == 0, n, keys, score); break;
+      case 2: score_group<2>(group, weights + h, h == 0, n, keys, score); break;
+      default: score_group<3>(group, weights + h, h == 0, n, keys, score);
       }
     }
-    std::memcpy(score + from, total, sizeof(float) * static_cast<size_t>(to - from));
   }
 
   // Tokens [t, t + count): scores of all rows before and including their own, then the choice.
   void choose(pangu_pool *pool, int64_t T, int64_t t, int64_t count, float *score, int32_t *chosen) const {
     const int64_t before = rows - T, n = before + t + count;
+    float *const turned = static_cast<float *>(linear_scratch(kScoreRows * turned_size() * 4));
+    for (int64_t i = 0; i < count; ++i) turn_queries(t + i, turned + i * turned_size());
     parallel(pool, (n + kScanBlock - 1) / kScanBlock, count * kScanBlock * index_heads * index_width / 4, [&](int64_t begin, int64_t end) {
       const float *keys[kScanBlock];
       for (int64_t b = begin; b < end; ++b) {
         const int64_t from = b * kScanBlock, to = min(from + kScanBlock, n);
         for (int64_t j = from; j < to; ++j) keys[j - from] = index_cache + j * index_width;
-        for (int64_t i = 0; i < count; ++i) score_block(t + i, from, to, keys, score + i * rows);
+        for (int64_t i = 0; i < count; ++i) score_block(turned + i * turned_size(), to - from, keys, score + i * rows + from);
       }
     });
     parallel(pool, count, 4 * n, [&](int64_t begin, int64_t end) {

@@ -86,4 +86,9 @@ inline void softmax_row(double *row, int64_t n) {
   for (int64_t j = 0; j < n; ++j) row[j] /= sum;
 }
 
+// In place running sums of row[0..n), added in order.
+template <class T> inline void cumsum_row(T *row, int64_t n) {
+  for (int64_t j = 1; j < n; ++j) row[j] += row[j - 1];
+}
+
 } // namespace pangu

@@ -1,5 +1,7 @@
-// pangu_mtp.h: the head's token without its logits, and the verification of drafts.
+// pangu_mtp.h: the head's token without its logits, draws, and the verification of drafts.
 #pragma once
+
+#include "pangu_sampling.h"
 
 namespace pangu {
 
@@ -60,6 +62,64 @@ struct MtpVerify : LmHeadArgmax {
     LmHeadArgmax::run(pool, T, work);
     int64_t kept = 0;
     while (kept < T - 1 && tokens[kept] == drafts[kept]) ++kept;
+    std::fill(tokens + kept + 1, tokens + T, int64_t{-1});
+    *accepted = kept;
+    *length = start + kept + 1;
+  }
+};
+
+// How logits become a distribution (pangu_sampling.h).
+struct Sampled {
+  int64_t V;
+  const float *logits;
+  double temperature, top_p;
+  int64_t top_k;
+  const double *uniform;
+
+  void distribution(int64_t row, double *p, int64_t *order) const {
+    pangu_sampling::distribution(logits + row * V, V, temperature, top_k, top_p, p, order);
+  }
+};
+
+// token[t] drawn from probs[t], the filtered distribution of logits[t].
+struct SampleToken : Sampled {
+  int64_t *token;
+  double *probs;
+
+  void run(pangu_pool *, int64_t T, Workspace work) const {
+    int64_t *const order = work.take<int64_t>(V);
+    for (int64_t t = 0; t < T; ++t) {
+      distribution(t, probs + t * V, order);
+      token[t] = pangu_sampling::draw(probs + t * V, V, uniform[t]);
+    }
+  }
+};
+
+// Rejection sampling of K drafts, drawn from draft_probs[K, V], against the trunk's logits[K + 1, V].
+struct MtpVerifySampled : Sampled {
+  const double *draft_probs;
+  const int64_t *drafts;
+  int64_t start;
+  int64_t *accepted, *tokens, *length;
+
+  void run(pangu_pool *, int64_t T, Workspace work) const {
+    double *const p = work.take<double>(V);
+    int64_t *const order = work.take<int64_t>(V), kept = 0;
+    for (;; ++kept) {
+      distribution(kept, p, order);
+      if (kept == T - 1) {
+        tokens[kept] = pangu_sampling::draw(p, V, uniform[kept]);
+        break;
+      }
+      const int64_t guess = drafts[kept];
+      const double *const q = draft_probs + kept * V;
+      if (!pangu_sampling::stands(p[guess], q[guess], uniform[kept])) {
+        pangu_sampling::without(p, q, V);
+        tokens[kept] = pangu_sampling::draw(p, V, uniform[kept + 1]);
+        break;
+      }
+      tokens[kept] = guess;
+    }
     std::fill(tokens + kept + 1, tokens + T, int64_t{-1});
     *accepted = kept;
     *length = start + kept + 1;

@@ -158,9 +158,59 @@ inline void dot_grid(int64_t M, const float *a, int64_t a_stride, int64_t N, con
   }
 }
 
-// acc[m][c..] += sum over j of p[m][j] * b[j][c..], j in order, for NB vectors of columns.
+// c[n][l] = sum over k of b[n][k] * a[k][l] for NV vectors of lanes l (rows of a matrix, turned) and NB pointers to rows b:
+// products of many rows with many rows that need no sums across lanes. k in [from, to); `first`: nothing to add to yet.
+template <int NV, int NB>
+inline void lane_tile(const float *a, const float *const *b, int64_t from, int64_t to, bool first, float *c, int64_t c_stride) {
+  vec acc[NB][NV];
+#pragma GCC unroll 16
+  for (int n = 0; n < NB; ++n)
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; ++v) acc[n][v] = first ? vec{} : load(c + n * c_stride + v * kWidth);
+  for (int64_t k = from; k < to; ++k) {
+    vec av[NV];
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; ++v) {
+      av[v] = load(a + (k * NV + v) * kWidth);
+      hold(av[v]);
+    }
+#pragma GCC unroll 16
+    for (int n = 0; n < NB; ++n) {
+      vec bv = splat(b[n][k]);
+      hold(bv);
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; ++v) acc[n][v] = fma(av[v], bv, acc[n][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int n = 0; n < NB; ++n)
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; ++v) store(c + n * c_stride + v * kWidth, acc[n][v]);
+}
+
+// All N rows b; a[K][NV * kWidth] passes in pieces that the first cache holds.
+template <int NV> inline void lane_dots(const float *a, int64_t N, const float *const *b, int64_t K, float *c) {
+  constexpr int64_t kDepth = 192, kStride = NV * kWidth;
+  constexpr int NB = NV == 1 ? 8 : NV == 2 ? 6 : 4;
+  for (int64_t k = 0; k < K; k += kDepth) {
+    const int64_t to = min(k + kDepth, K);
+    int64_t n = 0;
+    for (; n + NB <= N; n += NB) lane_tile<NV, NB>(a, b + n, k, to, k == 0, c + n * kStride, kStride);
+    for (; n < N; ++n) lane_tile<NV, 1>(a, b + n, k, to, k == 0, c + n * kStride, kStride);
+  }
+}
+
+// a[k][l] = x[l * x_stride + k] for `count` rows of K values; the lanes behind them are zero.
+inline void turn_rows(const float *x, int64_t x_stride, int64_t count, int64_t K, int64_t lanes, float *a) {
+  constexpr int64_t kRows = 16; // destination lines that are written together
+  for (int64_t from = 0; from < K; from += kRows)
+    for (int64_t l = 0; l < lanes; ++l)
+      for (int64_t k = from; k < min(from + kRows, K); ++k) a[k * lanes + l] = l < count ? x[l * x_stride + k] : 0.0f;
+}
+
+// acc[m][c..] += sum over j of p[m * p_stride + j * p_step] * b[j][c..], j in order, for NB vectors of columns.
 template <int MB, int NB>
-inline void mix_tile(const float *p, int64_t p_stride, int64_t N, const float *const *b, int64_t c, float *acc, int64_t acc_stride) {
+inline void mix_tile(const float *p, int64_t p_stride, int64_t p_step, int64_t N, const float *const *b, int64_t c, float *acc, int64_t acc_stride) {
   vec s[MB][NB];
 #pragma GCC unroll 16
   for (int m = 0; m < MB; ++m)
@@ -175,7 +225,7 @@ inline void mix_tile(const float *p, int64_t p_stride, int64_t N, const float *c
     }
 #pragma GCC unroll 16
     for (int m = 0; m < MB; ++m) {
-      const vec pv = splat(p[m * p_stride + j]);
+      const vec pv = splat(p[m * p_stride + j * p_step]);
 #pragma GCC unroll 16
       for (int n = 0; n < NB; ++n) s[m][n] = fma(pv, bv[n], s[m][n]);
     }
@@ -188,19 +238,19 @@ inline void mix_tile(const float *p, int64_t p_stride, int64_t N, const float *c
 
 // acc[M, C] += p[M, N] times N rows given by pointers. A strip of columns stays in the first cache for all of p.
 template <int NB>
-inline void mix_strip(int64_t M, const float *p, int64_t p_stride, int64_t N, const float *const *b, int64_t c, float *acc, int64_t acc_stride) {
+inline void mix_strip(int64_t M, const float *p, int64_t p_stride, int64_t p_step, int64_t N, const float *const *b, int64_t c, float *acc, int64_t acc_stride) {
   int64_t m = 0;
-  for (; m + 4 <= M; m += 4) mix_tile<4, NB>(p + m * p_stride, p_stride, N, b, c, acc + m * acc_stride, acc_stride);
-  for (; m < M; ++m) mix_tile<1, NB>(p + m * p_stride, p_stride, N, b, c, acc + m * acc_stride, acc_stride);
+  for (; m + 4 <= M; m += 4) mix_tile<4, NB>(p + m * p_stride, p_stride, p_step, N, b, c, acc + m * acc_stride, acc_stride);
+  for (; m < M; ++m) mix_tile<1, NB>(p + m * p_stride, p_stride, p_step, N, b, c, acc + m * acc_stride, acc_stride);
 }
 
-inline void mix_grid(int64_t M, const float *p, int64_t p_stride, int64_t N, const float *const *b, int64_t C, float *acc, int64_t acc_stride) {
+inline void mix_grid(int64_t M, const float *p, int64_t p_stride, int64_t p_step, int64_t N, const float *const *b, int64_t C, float *acc, int64_t acc_stride) {
   int64_t c = 0;
-  for (; c + 3 * kWidth <= C; c += 3 * kWidth) mix_strip<3>(M, p, p_stride, N, b, c, acc, acc_stride);
-  for (; c + kWidth <= C; c += kWidth) mix_strip<1>(M, p, p_stride, N, b, c, acc, acc_stride);
+  for (; c + 3 * kWidth <= C; c += 3 * kWidth) mix_strip<3>(M, p, p_stride, p_step, N, b, c, acc, acc_stride);
+  for (; c + kWidth <= C; c += kWidth) mix_strip<1>(M, p, p_stride, p_step, N, b, c, acc, acc_stride);
   for (int64_t m = 0; c < C && m < M; ++m) {
     vec s = load_part(acc + m * acc_stride + c, C - c);
-    for (int64_t j = 0; j < N; ++j) s = fma(splat(p[m * p_stride + j]), load_part(b[j] + c, C - c), s);
+    for (int64_t j = 0; j < N; ++j) s = fma(splat(p[m * p_stride + j * p_step]), load_part(b[j] + c, C - c), s);
     store_part(acc + m * acc_stride + c, s, C - c);
   }
 }

@@ -59,9 +59,8 @@ def build_program(
     config = load_config(checkpoint)
     read = canonical_reader(checkpoint, config, options.mtp, model)
     progress.stage("tracing", 1)
-    # Generation runs the drafts one by one: the program that chains them is not needed.
-    specs = [s for s in build_programs(config, mtp=options.mtp, lm=model) if s.name != "speculate"]  # type: ignore[arg-type]
-    module = trace_programs(specs)
+    # Generation runs the drafts one by one: the programs that chain them are not needed.
+    module = trace_programs(build_programs(config, options.mtp, model, speculate=False))  # type: ignore[arg-type]
     progress.advance(1)
     progress.stage("optimising", 1)
     try:

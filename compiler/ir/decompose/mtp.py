@@ -1,4 +1,4 @@
-"""Decompositions of draft verification and sampling (see ops/mtp.py). Running sums are made by doubling."""
+"""Decompositions of draft verification and sampling (see ops/mtp.py)."""
 
 from __future__ import annotations
 
@@ -42,17 +42,6 @@ def _mtp_verify(e: Emit, attrs: Attrs, t: Named) -> dict[str, Value]:
     return _finish(e, t, e.build("eq", e.part(own, 0, 0, t["drafts"].type.shape[0]), t["drafts"]), own)
 
 
-def running_sum(e: Emit, x: Value) -> Value:
-    """Inclusive sums along the last axis of x[M, V]."""
-    rows, width = x.type.shape
-    zero, step = e.build.constant(0.0, x.type.dtype), 1
-    while step < width:
-        shifted = [e.build("broadcast", zero, shape=(rows, step)), e.part(x, 1, 0, width - step)]
-        x = e.add(x, e.build("concat", *shifted, axis=1))
-        step *= 2
-    return x
-
-
 def _filtered(e: Emit, t: Named) -> Value:
     """Probabilities f64[M, V]: temperature, then top-k, then top-p; what is filtered out gets exactly 0."""
     logits = e.build.cast(t["logits"], DType.f64)
@@ -66,7 +55,7 @@ def _filtered(e: Emit, t: Named) -> Value:
     limits = e.build("logical_and", e.binary("gt", t["top_k"], 0), e.binary("lt", t["top_k"], int(width)))
     kept = e.build("where", limits, t["top_k"], e.build.constant(int(width), DType.i64))
     zero = e.build.constant(0.0, DType.f64)
-    seen = running_sum(e, e.build("where", e.build("lt", rank, kept), values, zero))
+    seen = e.build("cumsum", e.build("where", e.build("lt", rank, kept), values, zero))
     short = e.build("lt", seen, e.mul(top_p, e.part(seen, 1, width - 1, width)))
     short = e.build("logical_and", short, e.build("lt", rank, e.sub(kept, 1)))
     nucleus = e.add(e.build("reduce_sum", e.build.cast(short, DType.i64), axes=(1,)), 1)
@@ -82,7 +71,7 @@ def _filtered(e: Emit, t: Named) -> Value:
 def _draw(e: Emit, weights: Value, uniform: Value) -> Value:
     """Token i64[M] of weights[M, V]: the first whose running sum passes uniform * total, else the last positive one."""
     rows, width = weights.type.shape
-    seen, place = running_sum(e, weights), e.iota(width)
+    seen, place = e.build("cumsum", weights), e.iota(width)
     limit = e.mul(e.build.reshape(uniform, (rows, 1)), e.part(seen, 1, width - 1, width))
     positive = e.binary("gt", weights, 0.0)
     above = e.build("logical_and", e.build("lt", limit, seen), positive)

@@ -1,4 +1,4 @@
-"""Reductions and softmax. Axes are sorted, non-negative, and kept (a reshape drops them)."""
+"""Reductions, running sums and softmax. Axes are sorted, non-negative, and kept (a reshape drops them)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..opdef import Attrs, Cost, Env, OpDef, define
-from ..types import IRError, TensorType
+from ..types import DType, IRError, TensorType
 
 
 def _infer(types: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
@@ -33,6 +33,20 @@ def _reduce(name: str, fn: Callable[..., np.ndarray]) -> None:
 _reduce("reduce_sum", np.sum)
 _reduce("reduce_max", np.max)
 _reduce("reduce_min", np.min)
+
+
+def _infer_cumsum(types: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    if types[0].rank < 1 or types[0].dtype is DType.bool_:
+        raise IRError(f"cumsum of {types[0]}")
+    return [types[0]]
+
+
+def _cumsum_cost(inputs: Sequence[TensorType], outputs: Sequence[TensorType], attrs: Attrs) -> Cost:
+    return Cost(inputs[0].numel, 2 * inputs[0].nbytes)
+
+
+define(OpDef("cumsum", 1, _infer_cumsum, lambda x, a, e: [np.cumsum(x[0], -1, dtype=x[0].dtype)], {}, cost=_cumsum_cost,
+             doc="Running sums along the last axis, each with its own element; added in order."))  # fmt: skip
 
 
 def _softmax(arrays: Sequence[np.ndarray], attrs: Attrs, env: Env) -> list[np.ndarray]:
