@@ -94,7 +94,11 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct DsaAtten
   template <int NV> void score_group(const float *turned, const float *weights, bool first, int64_t n, const float *const *keys, float *score) const {
     constexpr int NB = NV == 1 ? 8 : NV == 2 ? 6 : 4;
     int64_t j = 0;
-    for (; j + NB <= n; j += NB) score_tile<NV, NB>(turned, weights, first, keys + j, score + j);
+    for (; j + NB <= n; j += NB) {
+      // Keys come in order, but several at once and slowly: more streams than the processor follows by itself.
+      for (int64_t k = 0; first && k < NB * index_width; k += 16) simd::prefetch(keys[j] + 2 * NB * index_width + k);
+      score_tile<NV, NB>(turned, weights, first, keys + j, score + j);
+    }
     for (; j < n; ++j) score_tile<NV, 1>(turned, weights, first, keys + j, score + j);
   }
 

@@ -188,14 +188,19 @@ inline void lane_tile(const float *a, const float *const *b, int64_t from, int64
     for (int v = 0; v < NV; ++v) store(c + n * c_stride + v * kWidth, acc[n][v]);
 }
 
-// All N rows b; a[K][NV * kWidth] passes in pieces that the first cache holds.
+// All N rows b; a[K][NV * kWidth] passes in pieces that the first cache holds. The rows lie anywhere: the next ones are
+// asked for while these are computed.
 template <int NV> inline void lane_dots(const float *a, int64_t N, const float *const *b, int64_t K, float *c) {
   constexpr int64_t kDepth = 192, kStride = NV * kWidth;
   constexpr int NB = NV == 1 ? 8 : NV == 2 ? 6 : 4;
   for (int64_t k = 0; k < K; k += kDepth) {
     const int64_t to = min(k + kDepth, K);
     int64_t n = 0;
-    for (; n + NB <= N; n += NB) lane_tile<NV, NB>(a, b + n, k, to, k == 0, c + n * kStride, kStride);
+    for (; n + NB <= N; n += NB) {
+      for (int64_t i = n + NB; i < min(n + 2 * NB, N); ++i)
+        for (int64_t line = k; line < to; line += 16) __builtin_prefetch(b[i] + line);
+      lane_tile<NV, NB>(a, b + n, k, to, k == 0, c + n * kStride, kStride);
+    }
     for (; n < N; ++n) lane_tile<NV, 1>(a, b + n, k, to, k == 0, c + n * kStride, kStride);
   }
 }
