@@ -9,6 +9,7 @@ from .platform import Platform
 from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
 from .vector_kernels import BF16, F32, FACTORS, RESERVE, cores_per_token, factor_bytes, reduce_work, tokens_kernel
 
+SIZES = {"bfloat16_t": BF16, "float": F32}
 MAX_PARTS = 64  # partial sums that a core adds up at once: slices of one token, or eight tokens of one slice
 
 
@@ -31,6 +32,7 @@ class Pre:
     norm_eps: float | None = None
     merge: bool = False
     quantise: bool = False  # y also as int8 with a scale per token; needs norm_eps
+    wide_y: bool = False  # y also as float32, for what decides (a router)
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,16 @@ class _Shape:
     hidden: int
     post: Post | None
     pre: Pre | None
+    stream_type: str = "bfloat16_t"
+    out_type: str = "bfloat16_t"
+
+    @property
+    def stream_size(self) -> int:
+        return SIZES[self.stream_type]
+
+    @property
+    def out_size(self) -> int:
+        return SIZES[self.out_type]
 
     @property
     def coefficients(self) -> int:
@@ -63,7 +75,7 @@ class _Shape:
 
     @property
     def new_size(self) -> int:
-        return F32 if self.block_norm else BF16
+        return F32 if self.block_norm else self.stream_size
 
 
 def _mix_buffers(s: _Shape, width: int, phi_depth: int = 2) -> list[Buffer]:
@@ -71,7 +83,7 @@ def _mix_buffers(s: _Shape, width: int, phi_depth: int = 2) -> list[Buffer]:
     n, pitch = s.streams, align(width, 16)
     tile, vectors = n * pitch, int(s.pre is not None and s.pre.gamma) + int(s.block_norm)
     buffers = [
-        Buffer("x", (tile + (pitch if s.post else 0)) * BF16, depth=2),
+        Buffer("x", tile * s.stream_size + (pitch * s.out_size if s.post else 0), depth=2),
         Buffer("wide", tile * F32 * (2 if s.post else 1)),
         Buffer("scaled", tile * F32 if vectors else 0),
         Buffer("accumulator", max(s.sums, 1) * 64 * F32),
@@ -86,7 +98,7 @@ def _mix_buffers(s: _Shape, width: int, phi_depth: int = 2) -> list[Buffer]:
         buffers += [
             Buffer("branch", pitch * F32),
             Buffer("new", tile * s.new_size, depth=2),
-            Buffer("whole", (few + many) * F32, fixed=16 * F32 + max(align(s.hidden, 16) * BF16, pitch * F32)),
+            Buffer("whole", (few + many) * F32, fixed=16 * F32 + max(align(s.hidden, 16) * s.out_size, pitch * F32)),
             Buffer("spread", (few + many) * 8 * F32, fixed=16 * 8 * F32),
         ]
         if s.post.out_eps is not None:
@@ -118,11 +130,13 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
         Buffer("wide", fixed=tile * F32),
     ]
     if s.block_norm:
-        buffers += [Buffer("block", fixed=tile * F32, depth=2), Buffer("new", fixed=tile * BF16, depth=2)]
+        buffers += [Buffer("block", fixed=tile * F32, depth=2), Buffer("new", fixed=tile * s.stream_size, depth=2)]
     if s.pre:
         buffers += [Buffer("y", fixed=whole * F32), Buffer("y_out", fixed=whole * BF16, depth=2)]
         if not s.pre.merge:
             buffers += [Buffer("post", fixed=8 * n * F32, depth=2), Buffer("res", fixed=8 * n * n * F32, depth=2)]
+        if s.pre.wide_y:
+            buffers.append(Buffer("y_wide", fixed=whole * F32))
         if s.pre.quantise:
             buffers += [Buffer("quantised", fixed=align(s.hidden, 32), depth=2), Buffer("scale", fixed=8 * F32, depth=2)]
         if s.pre.norm_eps is not None:
@@ -169,10 +183,10 @@ def _finish_tile(name: str, chip: Platform, s: _Shape) -> tuple[int, Tile]:
 def _arguments(s: _Shape) -> tuple[Argument, ...]:
     n, h = s.streams, s.hidden
     streams = f"tokens, {n}, {h}"
-    result = [Argument("x", "bfloat16_t", streams)]
+    result = [Argument("x", s.stream_type, streams)]
     if s.post:
         result += [
-            Argument("out", "bfloat16_t", f"tokens, {h}"),
+            Argument("out", s.out_type, f"tokens, {h}"),
             Argument("post", "float", f"tokens, {n}"),
             Argument("res", "float", f"tokens, {n}, {n}"),
         ]
@@ -191,7 +205,7 @@ def _arguments(s: _Shape) -> tuple[Argument, ...]:
         if s.pre.norm_eps is not None:
             result.append(Argument("norm", "float", f"{h}"))
     if s.post:
-        result.append(Argument("new_x", "bfloat16_t", streams, "out"))
+        result.append(Argument("new_x", s.stream_type, streams, "out"))
     if s.pre and s.pre.merge:
         result.append(Argument("h", "bfloat16_t", f"tokens, {h}", "out"))
     elif s.pre:
@@ -200,16 +214,21 @@ def _arguments(s: _Shape) -> tuple[Argument, ...]:
             Argument("new_post", "float", f"tokens, {n}", "out"),
             Argument("new_res", "float", f"tokens, {n}, {n}", "out"),
         ]
+    if s.pre and s.pre.wide_y:
+        result.append(Argument("y_wide", "float", f"tokens, {h}", "out"))
     if s.pre and s.pre.quantise:
         result += [Argument("y_q", "int8_t", f"tokens, {h}", "out"), Argument("y_scale", "float", "tokens", "out")]
     floats = f"slices, tokens, {s.part}" + (f" + tokens, {n * h}" if s.block_norm else "")
     return (*result, Argument("workspace", "float", floats, "workspace"))
 
 
-def mhc(chip: Platform, name: str, *, streams: int, hidden: int, post: Post | None = None, pre: Pre | None = None) -> Kernel:
-    """mhc_pre (`pre`), mhc_post (`post`), mhc_post_pre (both) or mhc_merge (`pre.merge`). Streams and rows are bf16, post, R,
-    phi and all parameters float32."""
-    s = _Shape(streams, hidden, post, pre)
+def mhc(
+    chip: Platform, name: str, *, streams: int, hidden: int, post: Post | None = None, pre: Pre | None = None,
+    stream_type: str = "bfloat16_t", out_type: str = "bfloat16_t",
+) -> Kernel:  # fmt: skip
+    """mhc_pre (`pre`), mhc_post (`post`), mhc_post_pre (both) or mhc_merge (`pre.merge`). Streams (`stream_type`) and the branch's
+    rows (`out_type`) are bf16 or float32, y is bf16; post, R, phi and all parameters are float32."""
+    s = _Shape(streams, hidden, post, pre, stream_type, out_type)
     if (pre is None and post is None) or (pre and pre.merge and post):
         raise ValueError(f"{name}: neither mhc_pre nor mhc_post, or a merge after a post")
     if pre and pre.quantise and (pre.norm_eps is None or pre.merge):
@@ -254,5 +273,8 @@ def mhc(chip: Platform, name: str, *, streams: int, hidden: int, post: Post | No
         pre_eps=pre.pre_eps if pre else 0.0,
         mhc_eps=pre.mhc_eps if pre else 0.0,
         iterations=pre.iterations if pre else 0,
-        new_type="float" if s.block_norm else "bfloat16_t",
+        new_type="float" if s.block_norm else stream_type,
+        stream_type=stream_type,
+        out_type=out_type,
+        wide_y=bool(pre and pre.wide_y),
     )

@@ -309,13 +309,19 @@ def residual(
     out_eps: float | None = None,
     block_eps: float | None = None,
     norm_eps: float | None = None,
+    stream_type: str = "bfloat16_t",
+    out_type: str = "bfloat16_t",
+    wide_y: bool = False,
 ) -> Kernel:
-    """x[T, C] + norm(out) -> new_x, normed by block_norm where it has an epsilon; y is that under `norm`. bf16, weights f32."""
-    pitch = align(channels, 16)
+    """x[T, C] + norm(out) -> new_x, normed by block_norm where it has an epsilon; y is that under `norm`.
+
+    x and new_x are of `stream_type`, out of `out_type` (bf16 or float32), y bf16 (y_wide: the same as float32), weights float32.
+    """
+    pitch, sizes = align(channels, 16), {"bfloat16_t": BF16, "float": F32}
     norms = [n for n, eps in (("out_norm", out_eps), ("block_norm", block_eps), ("norm", norm_eps)) if eps is not None]
     buffers = [
-        Buffer("in", 2 * pitch * BF16, depth=2),
-        Buffer("result", pitch * BF16, depth=2),
+        Buffer("in", pitch * (sizes[stream_type] + sizes[out_type]), depth=2),
+        Buffer("result", pitch * (F32 if wide_y else sizes[stream_type]), depth=2),
         Buffer("sum", pitch * F32),
         Buffer("branch", pitch * F32),
     ]
@@ -324,11 +330,12 @@ def residual(
     if out_eps is not None:
         buffers.append(Buffer("square", pitch * F32))
     arguments = (
-        Argument("x", "bfloat16_t", f"tokens, {channels}"),
-        Argument("out", "bfloat16_t", f"tokens, {channels}"),
+        Argument("x", stream_type, f"tokens, {channels}"),
+        Argument("out", out_type, f"tokens, {channels}"),
         *(Argument(n, "float", f"{channels}") for n in norms),
-        Argument("new_x", "bfloat16_t", f"tokens, {channels}", "out"),
+        Argument("new_x", stream_type, f"tokens, {channels}", "out"),
         *((Argument("y", "bfloat16_t", f"tokens, {channels}", "out"),) if norm_eps is not None else ()),
+        *((Argument("y_wide", "float", f"tokens, {channels}", "out"),) if wide_y else ()),
     )
     return tokens_kernel(
         name,
@@ -341,6 +348,9 @@ def residual(
         out_norm=out_eps is not None,
         block_norm=block_eps is not None,
         norm=norm_eps is not None,
+        stream_type=stream_type,
+        out_type=out_type,
+        wide_y=wide_y,
         out_eps=out_eps or 0.0,
         block_eps=block_eps or 0.0,
         norm_eps=norm_eps or 0.0,

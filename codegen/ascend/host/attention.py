@@ -174,5 +174,5 @@ def attention_output(body: Body, o: Operands) -> None:
         kernel = body.lowering.kernels.get(conv_norm, "output_conv", channels=int(width), **shape)
         body.launch(kernel, {"tokens": tokens, "row": 0, **sizes}, operands | {"x": x, "y": mixed})
         x = mixed
-    out = View(o.result("out"), (tokens, o.shape("o_proj")[0]))
+    out = View(o.result("out", "f32"), (tokens, o.shape("o_proj")[0]))
     body.emit("matmul", View(x, (tokens, width)), body.matrix(o.values["o_proj"]), out)

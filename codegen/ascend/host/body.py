@@ -41,6 +41,8 @@ class Body:
     adjacent: list[tuple[Weight, Weight]] = field(default_factory=list)
     factors: dict[Value, float] = field(default_factory=dict)  # of index weights: what their scores are still to be scaled by
     results: dict[Value, Tensor] = field(default_factory=dict)  # the caller's memory for results that need some
+    casts: dict[tuple[Value, str], Tensor] = field(default_factory=dict)
+    wide: dict[Value, Tensor] = field(default_factory=dict)  # float32 twins of values that are rounded to bf16
     comment: str = ""
 
     # Memory.
@@ -100,9 +102,20 @@ class Body:
             return held.stored(dtype or "f32")
         if not isinstance(held, Tensor):
             raise IRError(f"ascend: {self.graph.name}: %{value.name} is not on the device")
-        if dtype is not None and held.dtype != dtype:
-            raise IRError(f"ascend: {self.graph.name}: %{value.name} is {held.dtype}, {dtype} is wanted")
-        return held
+        return held if dtype is None else self.converted(held, dtype, value)
+
+    def converted(self, tensor: Tensor, dtype: str, value: Value) -> Tensor:
+        """The value in that floating type: itself, or a copy that is made once."""
+        if tensor.dtype == dtype:
+            return tensor
+        if {tensor.dtype, dtype} != {"bf16", "f32"}:
+            raise IRError(f"ascend: {self.graph.name}: %{value.name} is {tensor.dtype}, {dtype} is wanted")
+        if (value, dtype) not in self.casts:
+            shape = value.type.shape
+            copy = self.buffer(dtype, *shape)
+            self.emit("cast", View(tensor, shape), View(copy, shape))
+            self.casts[value, dtype] = copy
+        return self.casts[value, dtype]
 
     def number(self, value: Value) -> str:
         held = self.held[value]
@@ -173,6 +186,8 @@ class Body:
                 if len(held.formats) > 1:
                     raise IRError(f"ascend: weight {held.text} is wanted as {' and as '.join(sorted(held.formats))}")
                 arguments.append(held.text)
+            elif isinstance(held, Tensor) and isinstance(wanted, Tensor):
+                arguments.append(self.converted(held, wanted.dtype, value))
             else:
                 arguments.append(held)
         for a, b in function.adjacent:

@@ -73,7 +73,8 @@ class Lowering:
         if name not in self.functions:
             self.kinds[name] = list(kinds)
             self.functions[name] = self._function(name, self.module.functions[name], kinds)
-        if self.kinds[name] != list(kinds):
+        floats = {"bf16": "float", "f32": "float"}  # a caller converts what it has in the other one
+        if [floats.get(k, k) for k in self.kinds[name]] != [floats.get(k, k) for k in kinds]:
             raise IRError(f"ascend: function {name} is called with operands of different kinds")
         return self.functions[name]
 

@@ -38,31 +38,57 @@ def _linear(body: Body, o: Operands) -> None:
     body.emit("matmul", o.view("in0"), body.matrix(o.values["in1"]), View(out, value.type.shape))
 
 
+KERNEL_TYPES = {"bf16": "bfloat16_t", "f32": "float"}
+
+
+def _decides(body: Body, value: Value) -> bool:
+    """Does a router read it?"""
+    return any(n.op == "moe_gate" and n.inputs[0] is value for n in body.graph.nodes)
+
+
 def _residual(body: Body, o: Operands) -> None:
+    """Residual streams are float32; the branch's rows are as they come."""
+    out = o.tensor("out")
+    wide = "y" in o.results and _decides(body, o.results["y"])
     eps = {f"{n}_eps": o.attrs[f"{n}_eps"] for n in ("out", "block") if f"{n}_norm" in o}
     eps |= {"norm_eps": o.attrs["norm_eps"]} if "norm" in o else {}
-    kernel = body.lowering.kernels.get(residual, "residual", channels=o.size("x", 1), **eps)
-    operands = {"x": o.tensor("x", "bf16"), "out": o.tensor("out", "bf16"), **o.parameters("out_norm", "block_norm", "norm")}
-    operands["new_x"] = o.result("new_x")
+    kernel = body.lowering.kernels.get(
+        residual, "residual", channels=o.size("x", 1), stream_type="float", out_type=KERNEL_TYPES[out.dtype], wide_y=wide, **eps
+    )
+    operands = {"x": o.tensor("x", "f32"), "out": out, **o.parameters("out_norm", "block_norm", "norm")}
+    operands["new_x"] = o.result("new_x", "f32")
     if "norm" in o:
         operands["y"] = o.result("y")
+    if wide:
+        operands["y_wide"] = _twin(body, o.results["y"])
     body.launch(kernel, {"tokens": o.shape("x")[0]}, operands)
 
 
+def _twin(body: Body, value: Value) -> Tensor:
+    body.wide[value] = body.buffer("f32", *value.type.shape)
+    return body.wide[value]
+
+
 def _streams(body: Body, o: Operands) -> None:
+    """Streams are float32; the branch's rows are as they come."""
     a, merge = o.attrs, o.node.op == "mhc_merge"
     post = pre = None
+    wide = "y" in o.results and _decides(body, o.results["y"])
     if "post" in o:
         post = Post(a["out_eps"] if "out_norm" in o else None, a["block_eps"] if "block_norm" in o else None)
     if "phi" in o:
         norm_eps = a["norm_eps"] if "norm" in o else None
-        pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge)
+        pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge, wide_y=wide)
     tokens, streams, hidden = o.shape("x")
-    kernel = body.lowering.kernels.get(mhc, o.node.op, streams=int(streams), hidden=int(hidden), post=post, pre=pre)
-    operands = {n: o.tensor(n, "bf16") for n in ("x", "out") if n in o}
+    operands = {"x": o.tensor("x", "f32"), **({"out": o.tensor("out")} if "out" in o else {})}
+    kernel = body.lowering.kernels.get(
+        mhc, o.node.op, streams=int(streams), hidden=int(hidden), post=post, pre=pre, stream_type="float",
+        out_type=KERNEL_TYPES[operands["out"].dtype] if "out" in o else "bfloat16_t",
+    )  # fmt: skip
     operands |= {n: o.tensor(n, "f32") for n in ("post", "res") if n in o}
     operands |= o.parameters("out_norm", "block_norm", "phi", "alpha", "beta", "gamma", "norm")
-    operands |= {n: o.result(n, "f32" if n in ("new_post", "new_res") else "bf16") for n in o.results}
+    operands |= {n: o.result(n, "f32" if n.startswith("new_") else "bf16") for n in o.results}
+    operands |= {"y_wide": _twin(body, o.results["y"])} if wide else {}
     body.launch(kernel, {"tokens": tokens}, operands)
 
 
@@ -86,13 +112,17 @@ def gated(body: Body, x: View, gate: Value, up: Value, down: Value, out: Tensor)
 
 def _dense_ffn(body: Body, o: Operands) -> None:
     gate, up, down = (o.values[f"in{i}"] for i in (1, 2, 3))
-    gated(body, o.view("in0"), gate, up, down, o.result("out0"))
+    gated(body, o.view("in0"), gate, up, down, o.result("out0", "f32"))
 
 
 def _moe_gate(body: Body, o: Operands) -> None:
     a, tokens, experts = o.attrs, o.shape("x")[0], o.size("router", 0)
     logits = body.buffer("f32", tokens, experts)
-    body.emit("matmul", o.view("x"), body.matrix(o.values["router"]), View(logits, (tokens, experts)))
+    x = body.wide.get(o.values["x"])
+    if x is None:
+        x = o.tensor("x", "f32")
+    router = View(body.weight(o.values["router"]).stored("f32"), o.shape("router")).transposed
+    body.emit("matmul", View(x, o.shape("x")), router, View(logits, (tokens, experts)))
     kernel = body.lowering.kernels.get(
         moe_gate, "moe_gate", experts=experts, k=a["k"], bias="bias" in o, normalise=a["normalise"], scale=a["scale"], eps=a["eps"]
     )

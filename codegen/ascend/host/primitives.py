@@ -46,10 +46,10 @@ def _take(body: Body, node: Node) -> None:
     """Rows of an embedding or of activations by int32 indices."""
     source, index = node.inputs
     held = body.held[source]
-    table = held.stored("bf16") if isinstance(held, Weight) else body.tensor(source, "bf16")
+    table = held.stored("bf16") if isinstance(held, Weight) else body.tensor(source)
     if source.type.rank != 2 or index.type.rank != 1:
         raise IRError(f"ascend: take of {source.type} by {index.type} at {node.loc}")
-    out = body.result(node.output, "bf16")
+    out = body.result(node.output, table.dtype)
     where = View(body.tensor(index, "i32"), index.type.shape)
     body.emit("take_rows", View(table, source.type.shape), where, View(out, node.output.type.shape))
 
@@ -68,14 +68,14 @@ def _slice(body: Body, node: Node) -> None:
 
 
 def _broadcast(body: Body, node: Node) -> None:
-    """A copy: what reads it wants rows."""
+    """A copy: what reads it wants rows. Streams are float32."""
     source, shape = node.inputs[0], node.output.type.shape
     tensor = body.tensor(source)
     sizes = (1,) * (len(shape) - source.type.rank) + source.type.shape
     strides: list[Dim] = []
     for axis, (have, want) in enumerate(zip(sizes, shape, strict=True)):
         strides.append(0 if same_dim(have, 1) and not same_dim(want, 1) else product(sizes[axis + 1 :]))
-    out = body.result(node.output, tensor.dtype)
+    out = body.result(node.output, "f32" if tensor.dtype == "bf16" else tensor.dtype)
     body.emit("copy", View(out, shape), View(tensor, shape, tuple(strides)))
 
 

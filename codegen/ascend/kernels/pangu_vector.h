@@ -78,6 +78,25 @@ __aicore__ inline void store_rows(const GlobalTensor<T>& dst, const LocalTensor<
     AscendC::DataCopyPad(dst, src, copy);
 }
 
+// Rows of a tile as float32; gaps behind them that nothing loaded are left alone. The caller puts the barrier.
+__aicore__ inline void widen_rows(const LocalTensor<float>& dst, const LocalTensor<bfloat16_t>& src, uint32_t rows, uint32_t, uint32_t pitch) {
+    AscendC::Cast(dst, src, RoundMode::CAST_NONE, rows * pitch);
+}
+__aicore__ inline void widen_rows(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t rows, uint32_t cols, uint32_t pitch) {
+    if (pitch - cols < kBlockFloats) {
+        AscendC::Adds(dst, src, 0.0f, int32_t(rows * pitch));
+    } else {
+        for (uint32_t row = 0; row < rows; ++row) AscendC::Adds(dst[row * pitch], src[row * pitch], 0.0f, int32_t(cols));
+    }
+}
+// And back: bf16 is rounded to nearest even.
+__aicore__ inline void narrow(const LocalTensor<bfloat16_t>& dst, const LocalTensor<float>& src, uint32_t count) {
+    AscendC::Cast(dst, src, RoundMode::CAST_RINT, count);
+}
+__aicore__ inline void narrow(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t count) {
+    AscendC::Adds(dst, src, 0.0f, int32_t(count));
+}
+
 // A vector of parameters that stays in UB for the whole kernel. The caller frees it at the end.
 template <typename T>
 __aicore__ inline LocalTensor<T> load_parameter(TQue<TPosition::VECIN, 1>& queue, GM_ADDR address, uint32_t count) {

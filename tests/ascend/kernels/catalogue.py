@@ -15,6 +15,7 @@ CHIP = platform("ascend910b")
 EPS = 1e-5
 FULL = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS)
 INT8 = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, quantise=True)
+WIDE = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, wide_y=True)
 
 RMS = {
     "rms_96": dict(channels=96, eps=EPS),
@@ -25,6 +26,8 @@ RMS = {
 RESIDUAL = {
     "residual_all": dict(channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS),
     "residual_plain": dict(channels=96),
+    "residual_wide": dict(channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS, stream_type="float", out_type="float", wide_y=True),
+    "residual_mixed": dict(channels=41, norm_eps=EPS, stream_type="float"),
     "residual_norm": dict(channels=130, out_eps=EPS, norm_eps=EPS),
 }
 SWIGLU = {
@@ -69,6 +72,11 @@ MHC = {
     "chain_one": dict(streams=1, hidden=40, post=Post(), pre=Pre(EPS, 1e-6, True, 5)),
     "post_block": dict(streams=3, hidden=97, post=Post(None, EPS)),
     "post_plain": dict(streams=2, hidden=130, post=Post(EPS)),
+    "chain_wide": dict(streams=4, hidden=97, post=Post(EPS), pre=WIDE, stream_type="float", out_type="float"),
+    "block_wide": dict(streams=2, hidden=40, post=Post(EPS, EPS), pre=WIDE, stream_type="float"),
+    "post_wide": dict(streams=3, hidden=97, post=Post(None, EPS), stream_type="float", out_type="float"),
+    "pre_wide": dict(streams=4, hidden=2560, pre=WIDE, stream_type="float"),
+    "merge_wide": dict(streams=4, hidden=23, pre=Pre(EPS, 1e-6, True, merge=True), stream_type="float"),
     "merge_96": dict(streams=4, hidden=96, pre=Pre(EPS, 1e-6, True, merge=True)),
 }
 ATTENTION = {
