@@ -74,6 +74,14 @@ class _Shape:
         return size
 
     @property
+    def out_depth(self) -> int:
+        """Buffers of each queue of results in the second phase: all queues of that direction have eight event ids together."""
+        if self.pre is None:
+            return 2
+        queues = 1 + 2 * (not self.pre.merge) + 2 * self.pre.quantise
+        return 2 if 2 * queues + self.pre.wide_y + 2 * self.block_norm <= 8 else 1
+
+    @property
     def new_size(self) -> int:
         return F32 if self.block_norm else self.stream_size
 
@@ -132,13 +140,15 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
     if s.block_norm:
         buffers += [Buffer("block", fixed=tile * F32, depth=2), Buffer("new", fixed=tile * s.stream_size, depth=2)]
     if s.pre:
-        buffers += [Buffer("y", fixed=whole * F32), Buffer("y_out", fixed=whole * BF16, depth=2)]
+        buffers += [Buffer("y", fixed=whole * F32), Buffer("y_out", fixed=whole * BF16, depth=s.out_depth)]
         if not s.pre.merge:
-            buffers += [Buffer("post", fixed=8 * n * F32, depth=2), Buffer("res", fixed=8 * n * n * F32, depth=2)]
+            few = s.out_depth
+            buffers += [Buffer("post", fixed=8 * n * F32, depth=few), Buffer("res", fixed=8 * n * n * F32, depth=few)]
         if s.pre.wide_y:
             buffers.append(Buffer("y_wide", fixed=whole * F32))
         if s.pre.quantise:
-            buffers += [Buffer("quantised", fixed=align(s.hidden, 32), depth=2), Buffer("scale", fixed=8 * F32, depth=2)]
+            few = s.out_depth
+            buffers += [Buffer("quantised", fixed=align(s.hidden, 32), depth=few), Buffer("scale", fixed=8 * F32, depth=few)]
         if s.pre.norm_eps is not None:
             buffers += [
                 Buffer("gamma", fixed=whole * F32),
@@ -277,4 +287,5 @@ def mhc(
         stream_type=stream_type,
         out_type=out_type,
         wide_y=bool(pre and pre.wide_y),
+        out_depth=s.out_depth,
     )

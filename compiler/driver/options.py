@@ -51,8 +51,8 @@ class BuildOptions:
         _choice("chip", self.chip, CHIPS, CHIPS)
         if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
-        if self.target in ASCEND_TARGETS and self.weights != "bf16":
-            raise UserError(f"weights {self.weights!r} is not available for {self.target} in this version; use bf16")
+        if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8"):
+            raise UserError(f"weights {self.weights!r} is not available for {self.target} in this version; use bf16 or int8")
         for name in ("max_chunk", "ranks", "jobs", "max_context"):
             value = getattr(self, name)
             if name.startswith("max_") and value is None:

@@ -1,5 +1,5 @@
 """The CANN host program: an optimised module as C++ over acl and aclnn, one function per IR function."""
 
-from .emit import HostProgram, StoredWeight, generate, simulated_launchers, simulated_units
+from .emit import HostProgram, StoredWeight, generate, int8_bytes, simulated_launchers, simulated_units
 
-__all__ = ["HostProgram", "StoredWeight", "generate", "simulated_launchers", "simulated_units"]
+__all__ = ["HostProgram", "StoredWeight", "generate", "int8_bytes", "simulated_launchers", "simulated_units"]

@@ -14,6 +14,7 @@ from ..attention_kernels import attention
 from ..index_kernels import index_score, index_topk
 from ..vector_kernels import conv_norm, index_key, ring_write, rotary
 from .body import Body, Operands
+from .products import project, wide_type
 from .values import Tensor, View
 
 
@@ -69,17 +70,17 @@ def mla_prologue(body: Body, o: Operands) -> None:
     if "q_a" in o:
         low = o.size("q_a", 0)
         both = body.buffer("bf16", tokens, low + row)
-        body.emit("matmul", u, body.joined(o.values["q_a"], o.values["kv_a"]), View(both, (tokens, low + row)))
+        project(body, u, (o.values["q_a"], o.values["kv_a"]), View(both, (tokens, low + row)))
         qr = o.result("qr") if "qr" in o.results else body.buffer("bf16", tokens, low)
         _low_rank(body, o, qr, both, low + row)
         source, kv, pitch = View(qr, (tokens, low)), both.at(low), low + row
     else:
         kv, pitch, source = body.buffer("bf16", tokens, row), row, u
-        body.emit("matmul", u, body.matrix(o.values["kv_a"]), View(kv, (tokens, row)))
+        project(body, u, (o.values["kv_a"],), View(kv, (tokens, row)))
         if "qr" in o.results:
             body.held[o.results["qr"]] = u.tensor
     q = o.result("q")
-    body.emit("matmul", source, body.matrix(o.values["q_b"]), View(q, (tokens, heads * width)))
+    project(body, source, (o.values["q_b"],), View(q, (tokens, heads * width)))
     table = o.tensor("table", "f32")
     _rotate(body, q, table, tokens, heads=heads, channels=width, dim=int(rope), offset=width - int(rope))
     _latent(body, o, kv, pitch)
@@ -174,5 +175,5 @@ def attention_output(body: Body, o: Operands) -> None:
         kernel = body.lowering.kernels.get(conv_norm, "output_conv", channels=int(width), **shape)
         body.launch(kernel, {"tokens": tokens, "row": 0, **sizes}, operands | {"x": x, "y": mixed})
         x = mixed
-    out = View(o.result("out", "f32"), (tokens, o.shape("o_proj")[0]))
-    body.emit("matmul", View(x, (tokens, width)), body.matrix(o.values["o_proj"]), out)
+    out = View(o.result("out", wide_type(body, o.values["o_proj"])), (tokens, o.shape("o_proj")[0]))
+    project(body, View(x, (tokens, width)), (o.values["o_proj"],), out)

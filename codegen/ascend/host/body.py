@@ -43,6 +43,7 @@ class Body:
     results: dict[Value, Tensor] = field(default_factory=dict)  # the caller's memory for results that need some
     casts: dict[tuple[Value, str], Tensor] = field(default_factory=dict)
     wide: dict[Value, Tensor] = field(default_factory=dict)  # float32 twins of values that are rounded to bf16
+    int8: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # rows that are quantised already, by their memory
     comment: str = ""
 
     # Memory.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,19 +19,20 @@ from ..platform import platform
 from .kernels import workspace_bytes
 from .lower import HostProgram as LoweredProgram
 from .lower import Lowering
+from .values import BYTES, SCALES_ALIGN, STORED_TYPES
 
 HERE = Path(__file__).parent
 STATIC = ("pangu_device.h", "pangu_device.cpp", "pangu_aclnn.h", "pangu_aclnn.cpp")
 ARENA_BUDGET = 1 << 30
 CHUNKS = (256, 128, 64, 32, 16, 8)
-CODES = {"bf16": "PANGU_BF16", "f32": "PANGU_F32"}
+CODES = {"bf16": "PANGU_BF16", "int8": "PANGU_Q8", "int8 joined": "PANGU_Q8"}
 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A tensor of the model as the device wants it: bf16, f32, or taps (f32 [k, C] of a convolution [C, 1, k]).
+    """A tensor of the model as the device wants it: bf16, f32, taps or int8 (values.STORED_TYPES).
 
-    behind: the weight that it must directly follow, None: it starts a tensor of the file.
+    behind: the weight that it must directly follow, None: it starts a tensor of the file. nbytes: without an int8 weight's scales.
     """
 
     planned: PlannedWeight
@@ -43,7 +44,11 @@ class StoredWeight:
         count = 1
         for d in self.planned.shape:
             count *= d
-        return count * (2 if self.form == "bf16" else 4)
+        return count * BYTES[STORED_TYPES.get(self.form, self.form)]
+
+    @property
+    def is_int8(self) -> bool:
+        return self.form.startswith("int8")
 
 
 @dataclass
@@ -76,6 +81,12 @@ def environment() -> jinja2.Environment:
 
 def render(template: str, **values: Any) -> str:
     return environment().get_template(template).render(**values)
+
+
+def int8_bytes(chain: Sequence[StoredWeight]) -> int:
+    """Bytes of int8 weights that lie together: their rows, and the scales behind them."""
+    rows = sum(w.nbytes for w in chain)
+    return -(-rows // SCALES_ALIGN) * SCALES_ALIGN + sum(4 * w.nbytes // w.planned.shape[-1] for w in chain)
 
 
 def generate(module: Module, target: str, max_context: int, max_chunk: int | None = None) -> HostProgram:

@@ -12,6 +12,7 @@ from ..stream_kernels import Post, Pre, mhc
 from ..vector_kernels import conv_norm, residual, rms_norm, swiglu
 from .attention import attention_output, dense_attention, dsa_attention, index_prologue, mla_prologue, swa_attention
 from .body import Body, Operands
+from .products import Rows, grouped, is_int8, project, wide_type
 from .values import Tensor, Verdict, View
 
 Lower = Callable[[Body, Operands], None]
@@ -34,8 +35,11 @@ def _rms_norm(body: Body, o: Operands) -> None:
 def _linear(body: Body, o: Operands) -> None:
     """bf16, but a program's logits are float32."""
     (value,) = o.results.values()
-    out = o.result("out0", "f32" if body.lowering.is_logits(body.graph, value) else "bf16")
-    body.emit("matmul", o.view("in0"), body.matrix(o.values["in1"]), View(out, value.type.shape))
+    if body.lowering.is_logits(body.graph, value):
+        out = o.result("out0", "f32")
+        body.emit("matmul", o.view("in0"), body.matrix(o.values["in1"]), View(out, value.type.shape))
+    else:
+        project(body, o.view("in0"), (o.values["in1"],), View(o.result("out0"), value.type.shape))
 
 
 KERNEL_TYPES = {"bf16": "bfloat16_t", "f32": "float"}
@@ -64,6 +68,17 @@ def _residual(body: Body, o: Operands) -> None:
     body.launch(kernel, {"tokens": o.shape("x")[0]}, operands)
 
 
+def _quantise(body: Body, o: Operands) -> bool:
+    """Is y, once normed, read by products with int8 weights?"""
+    value = o.results.get("y")
+    readers = {"mla_prologue": 1, "dense_ffn": 1, "moe_ffn": 5}
+    return "norm" in o and value is not None and any(
+        n.inputs[0] is value and n.op in readers and is_int8(body, n.inputs[readers[n.op]])
+        for n in body.graph.nodes
+        if n.op in readers and len(n.inputs) > readers[n.op]
+    )  # fmt: skip
+
+
 def _twin(body: Body, value: Value) -> Tensor:
     body.wide[value] = body.buffer("f32", *value.type.shape)
     return body.wide[value]
@@ -73,12 +88,13 @@ def _streams(body: Body, o: Operands) -> None:
     """Streams are float32; the branch's rows are as they come."""
     a, merge = o.attrs, o.node.op == "mhc_merge"
     post = pre = None
+    quantise = _quantise(body, o)
     wide = "y" in o.results and _decides(body, o.results["y"])
     if "post" in o:
         post = Post(a["out_eps"] if "out_norm" in o else None, a["block_eps"] if "block_norm" in o else None)
     if "phi" in o:
         norm_eps = a["norm_eps"] if "norm" in o else None
-        pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge, wide_y=wide)
+        pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge, quantise, wide)
     tokens, streams, hidden = o.shape("x")
     operands = {"x": o.tensor("x", "f32"), **({"out": o.tensor("out")} if "out" in o else {})}
     kernel = body.lowering.kernels.get(
@@ -89,6 +105,9 @@ def _streams(body: Body, o: Operands) -> None:
     operands |= o.parameters("out_norm", "block_norm", "phi", "alpha", "beta", "gamma", "norm")
     operands |= {n: o.result(n, "f32" if n.startswith("new_") else "bf16") for n in o.results}
     operands |= {"y_wide": _twin(body, o.results["y"])} if wide else {}
+    if quantise:
+        operands |= {"y_q": body.buffer("int8", tokens, hidden), "y_scale": body.buffer("f32", tokens)}
+        body.int8[operands["y"].text] = operands["y_q"], operands["y_scale"]
     body.launch(kernel, {"tokens": tokens}, operands)
 
 
@@ -103,16 +122,28 @@ def _mome_conv(body: Body, o: Operands) -> None:
 def gated(body: Body, x: View, gate: Value, up: Value, down: Value, out: Tensor) -> None:
     """down(silu(gate x) * up x), gate and up as one product."""
     rows, width = x.dims[0], int(gate.type.shape[0])
-    both, inner = body.buffer("bf16", rows, 2 * width), body.buffer("bf16", rows, width)
-    body.emit("matmul", x, body.joined(gate, up), View(both, (rows, 2 * width)))
-    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=width)
-    body.launch(kernel, {"tokens": rows}, {"x": both, "y": inner})
-    body.emit("matmul", View(inner, (rows, width)), body.matrix(down), View(out, (rows, down.type.shape[0])))
+    both = body.buffer("bf16", rows, 2 * width)
+    project(body, x, (gate, up), View(both, (rows, 2 * width)))
+    inner, quantised = _swiglu(body, both, rows, width, is_int8(body, down))
+    project(body, View(inner, (rows, width)), (down,), View(out, (rows, down.type.shape[0])), quantised)
+
+
+def _swiglu(body: Body, both: Tensor, rows: Dim, width: int, quantise: bool) -> tuple[Tensor, Rows | None]:
+    """silu(gate) * up of [rows, 2 width], as bf16 or as int8 with a scale a row."""
+    inner = body.buffer("int8" if quantise else "bf16", rows, width)
+    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=width, quantise=quantise)
+    operands = {"x": both, "y": inner}
+    if not quantise:
+        body.launch(kernel, {"tokens": rows}, operands)
+        return inner, None
+    scale = body.buffer("f32", rows)
+    body.launch(kernel, {"tokens": rows}, operands | {"scale": scale})
+    return inner, (inner, scale)
 
 
 def _dense_ffn(body: Body, o: Operands) -> None:
     gate, up, down = (o.values[f"in{i}"] for i in (1, 2, 3))
-    gated(body, o.view("in0"), gate, up, down, o.result("out0", "f32"))
+    gated(body, o.view("in0"), gate, up, down, o.result("out0", wide_type(body, down)))
 
 
 def _moe_gate(body: Body, o: Operands) -> None:
@@ -140,13 +171,11 @@ def _moe_ffn(body: Body, o: Operands) -> None:
     counts, groups = body.buffer("i32", experts), body.buffer("i64", experts)
     body.emit("init_routing", x, index, View(rows, (pairs, hidden)), View(place, (pairs,)), View(counts, (experts,)))
     body.emit("cast", View(counts, (experts,)), View(groups, (experts,)))
-    both, narrow, wide = (body.buffer("bf16", pairs, n) for n in (2 * inner, inner, hidden))
-    gate_up = View(body.weight(o.values["gate_up"]).stored("bf16"), o.shape("gate_up")).transposed
-    down = View(body.weight(o.values["down"]).stored("bf16"), o.shape("down")).transposed
-    body.emit("grouped_matmul", View(rows, (pairs, hidden)), gate_up, View(groups, (experts,)), View(both, (pairs, 2 * inner)))
-    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=inner)
-    body.launch(kernel, {"tokens": pairs}, {"x": both, "y": narrow})
-    body.emit("grouped_matmul", View(narrow, (pairs, inner)), down, View(groups, (experts,)), View(wide, (pairs, hidden)))
+    both, wide = (body.buffer("bf16", pairs, n) for n in (2 * inner, hidden))
+    split = View(groups, (experts,))
+    grouped(body, View(rows, (pairs, hidden)), o.values["gate_up"], split, View(both, (pairs, 2 * inner)))
+    narrow, quantised = _swiglu(body, both, pairs, inner, is_int8(body, o.values["down"]))
+    grouped(body, View(narrow, (pairs, inner)), o.values["down"], split, View(wide, (pairs, hidden)), quantised)
     shared: View | str = "none()"
     if "shared_gate" in o:
         part = body.buffer("bf16", tokens, hidden)

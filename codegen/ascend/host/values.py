@@ -14,6 +14,10 @@ import sympy
 from pangu_compile.ir import IRError
 from pangu_compile.ir.types import Dim, dim, product
 
+# How a weight lies in memory -> its elements. taps: [C, 1, k] as [k, C]. int8: rows, then at a multiple of SCALES_ALIGN their
+# float32 scales; where two weights are joined, the rows of both, then the scales of both.
+STORED_TYPES = {"taps": "f32", "int8": "int8", "int8 joined": "int8"}
+SCALES_ALIGN = 64
 BYTES = {"bf16": 2, "f32": 4, "i32": 4, "i64": 8, "int8": 1}
 
 
@@ -104,7 +108,7 @@ class Weight:
         self.formats.add(form)
         if len(self.formats) > 1:
             raise IRError(f"ascend: weight {self.text} is wanted as {' and as '.join(sorted(self.formats))}")
-        return Tensor(self.text, {"taps": "f32"}.get(form, form))
+        return Tensor(self.text, STORED_TYPES.get(form, form))
 
 
 Held = Tensor | Number | Positions | Verdict | Weight
@@ -137,6 +141,12 @@ def _swapped(items: tuple[Dim, ...]) -> tuple[Dim, ...]:
 
 def _list(dims: Sequence[Dim]) -> str:
     return "{" + ", ".join(c_dim(d) for d in dims) + "}"
+
+
+def int8_scales(rows: Tensor, nbytes: int) -> Tensor:
+    """The scales behind `nbytes` of int8 rows."""
+    at = rows.at(-(-nbytes // SCALES_ALIGN) * SCALES_ALIGN)
+    return Tensor(at.text, "f32", at.buffer)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pangu_compile.errors import CompileError
 
 from ..artifact import Artifact, ArtifactWriter, json_text
 from ..emit import runtime_files
-from ..packing import pack_parts
+from ..packing import pack_parts, quantise_q8
 from ..progress import Progress
 from ..safetensors_file import Layout, LayoutWriter
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("ascend910b", "ascend910_93")
 WEIGHTS = "weights.safetensors"
-FORMS = {"bf16": "BF16", "f32": "F32", "taps": "F32"}
+FORMS = {"bf16": "BF16", "f32": "F32", "taps": "F32", "int8": "U8", "int8 joined": "U8"}
 # A chip of each family, for the command in the artifact's README; `npu-smi info` names the one at hand.
 EXAMPLE_CHIPS = {"ascend910b": "Ascend910B2", "ascend910_93": "Ascend910_9392"}
 
@@ -151,7 +151,11 @@ def _tensor_name(chain: list[StoredWeight]) -> str:
 
 
 def _stored_shape(chain: list[StoredWeight]) -> tuple[int, ...]:
+    from pangu_compile.codegen.ascend.host import int8_bytes
+
     first = chain[0]
+    if first.is_int8:
+        return (int8_bytes(chain),)
     if first.form == "taps":
         channels, _, taps = first.planned.shape
         return (taps, channels)
@@ -167,9 +171,35 @@ def stored_pieces(weight: StoredWeight, request: Request) -> Iterator[np.ndarray
     elif weight.form == "f32":
         yield planned.compute(request.read)
     else:
-        whole = planned.folded is not None or planned.constant is not None or request.parts is None
-        parts = iter([planned.compute(request.read)]) if whole or request.parts is None else request.parts(planned.name)
+        parts = float_parts(weight, request)
         yield from pack_parts(weight.form, tuple(planned.shape), parts, planned.name, request.options.jobs)
+
+
+def float_parts(weight: StoredWeight, request: Request) -> Iterator[np.ndarray]:
+    """The parameter in float32, one expert of a stacked one at a time."""
+    planned = weight.planned
+    if planned.folded is not None or planned.constant is not None or request.parts is None:
+        yield planned.compute(request.read)
+    else:
+        yield from request.parts(planned.name)
+
+
+def int8_pieces(chain: list[StoredWeight], request: Request) -> Iterator[np.ndarray]:
+    """Rows of all weights of the chain, padding, their scales."""
+    from pangu_compile.codegen.ascend.host import int8_bytes
+
+    scales = []
+    for weight in chain:
+        for part in float_parts(weight, request):
+            rows = np.ascontiguousarray(part, np.float32).reshape(-1, weight.planned.shape[-1])
+            if not np.isfinite(rows).all():
+                raise CompileError(f"weight {weight.planned.name} holds NaN or infinity; use --weights bf16")
+            values, scale = quantise_q8(rows)
+            scales.append(scale)
+            yield values
+    size = sum(w.nbytes for w in chain)
+    yield np.zeros(int8_bytes(chain) - size - sum(s.nbytes for s in scales), np.uint8)
+    yield from scales
 
 
 def _write_weights(
@@ -180,7 +210,11 @@ def _write_weights(
         out = LayoutWriter(layout, stream)
         progress.advance(len(layout.header))
         for chain in chains:
-            out.add_pieces(_tensor_name(chain), (piece for weight in chain for piece in stored_pieces(weight, request)))
+            if chain[0].is_int8:
+                pieces = int8_pieces(chain, request)
+            else:
+                pieces = (piece for weight in chain for piece in stored_pieces(weight, request))
+            out.add_pieces(_tensor_name(chain), pieces)
             progress.advance(sum(w.nbytes for w in chain))
         out.finish()
 

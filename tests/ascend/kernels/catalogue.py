@@ -16,6 +16,7 @@ EPS = 1e-5
 FULL = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS)
 INT8 = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, quantise=True)
 WIDE = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, wide_y=True)
+BOTH = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, quantise=True, wide_y=True)
 
 RMS = {
     "rms_96": dict(channels=96, eps=EPS),
@@ -26,7 +27,9 @@ RMS = {
 RESIDUAL = {
     "residual_all": dict(channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS),
     "residual_plain": dict(channels=96),
-    "residual_wide": dict(channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS, stream_type="float", out_type="float", wide_y=True),
+    "residual_wide": dict(
+        channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS, stream_type="float", out_type="float", wide_y=True
+    ),
     "residual_mixed": dict(channels=41, norm_eps=EPS, stream_type="float"),
     "residual_norm": dict(channels=130, out_eps=EPS, norm_eps=EPS),
 }
@@ -69,6 +72,7 @@ MHC = {
     "chain_96": dict(streams=4, hidden=96, post=Post(EPS), pre=FULL),
     "chain_block": dict(streams=2, hidden=97, post=Post(EPS, EPS), pre=FULL),
     "chain_int8": dict(streams=4, hidden=97, post=Post(EPS), pre=INT8),
+    "chain_both": dict(streams=2, hidden=40, post=Post(EPS, EPS), pre=BOTH, stream_type="float"),
     "chain_one": dict(streams=1, hidden=40, post=Post(), pre=Pre(EPS, 1e-6, True, 5)),
     "post_block": dict(streams=3, hidden=97, post=Post(None, EPS)),
     "post_plain": dict(streams=2, hidden=130, post=Post(EPS)),

@@ -5,11 +5,13 @@
 #include "aclnnop/aclnn_batch_matmul.h"
 #include "aclnnop/aclnn_cast.h"
 #include "aclnnop/aclnn_copy.h"
+#include "aclnnop/aclnn_dynamic_quant.h"
 #include "aclnnop/aclnn_embedding.h"
 #include "aclnnop/aclnn_grouped_matmul_v4.h"
 #include "aclnnop/aclnn_matmul.h"
 #include "aclnnop/aclnn_moe_finalize_routing_v2.h"
 #include "aclnnop/aclnn_moe_init_routing_v2.h"
+#include "aclnnop/aclnn_quant_matmul_v4.h"
 
 #include <algorithm>
 #include <memory>
@@ -100,6 +102,24 @@ void batch_matmul(Device &d, const View &a, const View &b, const View &out) {
       aclnnBatchMatMul);
 }
 
+void quant_matmul(Device &d, const View &x, const View &weight, const View &scale, const View &row_scale, const View &out) {
+  if (out.empty()) return;
+  const Tensor left = tensor(x), right = tensor(weight), columns = tensor(scale), rows = tensor(row_scale), product = tensor(out);
+  run(d, "aclnnQuantMatmulV4",
+      [&](uint64_t *n, aclOpExecutor **e) {
+        return aclnnQuantMatmulV4GetWorkspaceSize(left.get(), right.get(), columns.get(), nullptr, rows.get(), nullptr, false, true, product.get(), n, e);
+      },
+      aclnnQuantMatmulV4);
+}
+
+void dynamic_quant(Device &d, const View &x, const View &out, const View &scale) {
+  if (out.empty()) return;
+  const Tensor source = tensor(x), values = tensor(out), scales = tensor(scale);
+  run(d, "aclnnDynamicQuant",
+      [&](uint64_t *n, aclOpExecutor **e) { return aclnnDynamicQuantGetWorkspaceSize(source.get(), nullptr, values.get(), scales.get(), n, e); },
+      aclnnDynamicQuant);
+}
+
 void copy(Device &d, const View &to, const View &from) {
   if (to.empty()) return;
   const Tensor target = tensor(to), source = tensor(from);
@@ -141,17 +161,31 @@ void init_routing(Device &d, const View &x, const View &index, const View &rows,
       aclnnMoeInitRoutingV2);
 }
 
-void grouped_matmul(Device &d, const View &rows, const View &weight, const View &counts, const View &out) {
+namespace {
+
+// Rows are split by counts; scales are null where the operands are bf16.
+void grouped(Device &d, const View &rows, const View &weight, const View *scale, const View *row_scale, const View &counts, const View &out) {
   if (out.empty()) return;
   const List x = list(rows), w = list(weight), y = list(out);
+  const List columns = scale != nullptr ? list(*scale) : nullptr, tokens = row_scale != nullptr ? list(*row_scale) : nullptr;
   const Tensor groups = tensor(counts);
   run(d, "aclnnGroupedMatmulV4",
       [&](uint64_t *n, aclOpExecutor **e) {
         constexpr int64_t one_output = 2, by_rows = 0, as_counts = 1, no_activation = 0;
-        return aclnnGroupedMatmulV4GetWorkspaceSize(x.get(), w.get(), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, groups.get(), nullptr, nullptr,
-                                                    nullptr, one_output, by_rows, as_counts, no_activation, y.get(), nullptr, nullptr, n, e);
+        return aclnnGroupedMatmulV4GetWorkspaceSize(x.get(), w.get(), nullptr, columns.get(), nullptr, nullptr, nullptr, tokens.get(), groups.get(), nullptr,
+                                                    nullptr, nullptr, one_output, by_rows, as_counts, no_activation, y.get(), nullptr, nullptr, n, e);
       },
       aclnnGroupedMatmulV4);
+}
+
+} // namespace
+
+void grouped_matmul(Device &d, const View &rows, const View &weight, const View &counts, const View &out) {
+  grouped(d, rows, weight, nullptr, nullptr, counts, out);
+}
+
+void quant_grouped_matmul(Device &d, const View &rows, const View &weight, const View &scale, const View &row_scale, const View &counts, const View &out) {
+  grouped(d, rows, weight, &scale, &row_scale, counts, out);
 }
 
 void finalize_routing(Device &d, const View &rows, const View &place, const View &shared, const View &weight, const View &out) {

@@ -30,6 +30,10 @@ PANGU_VIEW(int8, ACL_INT8)
 
 void matmul(Device &d, const View &a, const View &b, const View &out);       // [M, K] x [K, N]; a float32 result of bf16 operands is allowed
 void batch_matmul(Device &d, const View &a, const View &b, const View &out); // [B, M, K] x [B, K, N]
+// x int8[M, K] times weight int8[N, K] transposed, times a scale for each of N and each of M; bf16.
+void quant_matmul(Device &d, const View &x, const View &weight, const View &scale, const View &row_scale, const View &out);
+// Rows of x as int8 with scale max|x| / 127.
+void dynamic_quant(Device &d, const View &x, const View &out, const View &scale);
 void copy(Device &d, const View &to, const View &from);
 void cast(Device &d, const View &from, const View &to);
 void add(Device &d, const View &a, const View &b, const View &out);
@@ -38,6 +42,8 @@ void take_rows(Device &d, const View &table, const View &index, const View &out)
 void init_routing(Device &d, const View &x, const View &index, const View &rows, const View &place, const View &counts);
 // Rows of group e by weight [E, K, N]; counts i64[E].
 void grouped_matmul(Device &d, const View &rows, const View &weight, const View &counts, const View &out);
+// The same of int8 rows and weights, with scale [E, N] and a scale for each row.
+void quant_grouped_matmul(Device &d, const View &rows, const View &weight, const View &scale, const View &row_scale, const View &counts, const View &out);
 // out[t] = shared[t] + sum over j of weight[t, j] * rows[place[t k + j]]; shared may be none().
 void finalize_routing(Device &d, const View &rows, const View &place, const View &shared, const View &weight, const View &out);
 
