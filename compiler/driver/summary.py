@@ -14,13 +14,13 @@ from pangu_compile.errors import CompileError, UserError
 from .artifact import MANIFEST, Artifact
 from .build import load_config, pass_table
 from .checkpoint import Checkpoint, read_json_object
-from .options import BuildOptions, make_options
+from .options import ASCEND_TARGETS, BuildOptions, make_options
 from .progress import Progress, Silent
 
 if TYPE_CHECKING:
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
-    from pangu_compile.report import Recorder
+    from pangu_compile.report import Compiled, Recorder, View
 
 ITEM_BYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
 HEAD_KEYS = ("format_version", "target", "weights", "max_context", "max_chunk", "cpu")
@@ -154,16 +154,43 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     opened = open_path(path)
     config = opened.config
     context = _context(opened, options.context)
-    build_options = opened.build_options(options.weights)
+    build_options = opened.build_options(options.weights or _default_weights(opened, options.target))
     heads = config.num_nextn_predict_layers if build_options.mtp else 0
     view = View(context, chip(options.target, measure=options.measure), rates_for(heads, options.acceptance))
     recorder = Recorder()
     module = optimised(config, build_options, recorder, bar, speculate=False)
-    plan = read_json_object(path / "plan.json") if opened.artifact else _planned(module, context, bar)
+    own_plan = opened.artifact is not None and opened.artifact.manifest.get("target") == "cpu"
+    plan = read_json_object(path / "plan.json") if own_plan else _planned(module, context, bar)
     compiled = Compiled(config, module, plan, parameter_shapes(config, mtp=False), recorder)
     summary = {**_head(opened), **model_summary(compiled, view), "plan": plan_statistics(plan)}
+    if options.target in ASCEND_TARGETS:
+        summary["ascend"] = _ascend(compiled, view, options.target)
     summary["plan_agrees"] = fused(_operators(plan, plan["programs"]["step"])) == summary["fused"]
     return summary
+
+
+def _default_weights(opened: Opened, target: str) -> str | None:
+    """A checkpoint is looked at in the format that the target has by default."""
+    return "bf16" if opened.artifact is None and target in ASCEND_TARGETS else None
+
+
+def _ascend(compiled: Compiled, view: View, target: str) -> dict[str, Any]:
+    """Launches and estimated steps of the host program for an Ascend chip."""
+    from pangu_compile.codegen.ascend.host import generate
+    from pangu_compile.ir import IRError
+    from pangu_compile.report.minimum import decode_minimum, stored_as
+
+    from .targets.ascend_estimate import device_module, estimate
+
+    config, module = compiled.config, compiled.module
+    module.info.setdefault("num_drafts", len(view.acceptance))
+    try:
+        host = generate(module, target, view.context)
+    except IRError as error:
+        raise CompileError(" ".join(str(error).split())) from error
+    states = device_module(module).states
+    least = decode_minimum(config, compiled.trunk_shapes, states, stored_as(module), view.context)
+    return estimate(module, host, config, view.chip, view.acceptance, least.total, view.context)
 
 
 def _context(opened: Opened, wanted: int | None) -> int:
