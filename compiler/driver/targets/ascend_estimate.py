@@ -1,0 +1,225 @@
+"""`inspect --target ascend910b`: launches, bytes and estimated times of decode steps, from the host program and the cost model.
+
+A lower bound with a launch gap: nothing here was measured on a device. Every assumption is in the record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pangu_compile.ir import Graph, Module, Node, Program, Value, evaluate_dim, opdef
+from pangu_compile.report.cost import concrete
+from pangu_compile.report.roofline import MATRIX, Chip
+from pangu_compile.report.speculation import expected_tokens
+
+if TYPE_CHECKING:
+    from pangu_compile.codegen.ascend.host import HostProgram
+    from pangu_compile.models.config import OpenPanguConfig
+
+BATCHES = (1, 8, 32, 128)
+CONTEXTS = (4096, 32768, 524288)
+LAUNCH_SECONDS = 4e-6
+USABLE_MEMORY = 0.9
+HOST_CALLS = ("upload_", "download_", "read_")
+PUBLISHED = (
+    "Published, for orientation and of another model: Pangu Pro MoE (72B, 16B active) decodes 1148 tokens/s per card on an"
+    " 800I A2, 1528 with speculation."
+)
+ASSUMPTIONS = (
+    f"Each launch adds {LAUNCH_SECONDS * 1e6:.0f} us between the end of one kernel and the start of the next; a vendor operator"
+    " counts as one launch.",
+    "An operator takes the longer of its flops at peak and its bytes at full bandwidth; int8 products run at twice the 16-bit"
+    " peak.",
+    "Batches are an estimate only: the generated host program runs one sequence a session, so a batch of more than one assumes"
+    " a serving layer that joins sequences into one call.",
+    "Weights are read once a step; of E experts, k a token, tokens that choose independently and evenly read"
+    " E (1 - (1 - k/E)^tokens).",
+    "Caches and activations are bf16 (residual streams float32) and are read and written for every sequence; nothing stays in L2.",
+    "The model and the caches of all sequences are split evenly over as few cards as hold them in"
+    f" {USABLE_MEMORY:.0%} of their memory; transfers between cards cost nothing, launches are not split.",
+    "With MTP the trunk runs on the last token and all drafts of every sequence, and each head once; acceptance of one draft does"
+    " not depend on the others.",
+)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One operator on one token of one sequence. experts: (count, chosen, bytes of all), where it has routed ones."""
+
+    op: str
+    flops: float
+    weights: float
+    caches: float
+    activations: float
+    int8: bool
+    experts: tuple[int, int, float] | None = None
+
+    def bytes(self, tokens: int, sequences: int) -> float:
+        """`tokens` in all, of `sequences`: a window, or a whole cache, is read once a sequence, chosen rows once a token."""
+        routed = 0.0
+        if self.experts is not None:
+            count, chosen, size = self.experts
+            routed = size * (1 - (1 - chosen / count) ** tokens)
+        reads = tokens if self.op == "dsa_attention" else sequences
+        return self.weights + routed + self.caches * reads + self.activations * tokens
+
+    def seconds(self, chip: Chip, tokens: int, sequences: int) -> float:
+        peak = (chip.matrix_flops * (2 if self.int8 else 1)) if self.op in MATRIX else chip.vector_flops
+        return max(self.flops * tokens / peak, self.bytes(tokens, sequences) / chip.bytes_per_second)
+
+
+def traffic(module: Module, program: Program, context: int) -> list[Traffic]:
+    """Every operator of a program on one token."""
+    kinds = {v: r.kind for v, r in zip(program.graph.params, program.params, strict=True)}
+    return list(_walk(module, program.graph, {"T": 1, "S": context, "M": 1}, kinds))
+
+
+def _walk(module: Module, graph: Graph, env: Mapping[str, int], kinds: dict[Value, str]) -> Iterator[Traffic]:
+    for node in graph.nodes:
+        if node.op == "call":
+            callee = module.functions[node.attrs["function"]]
+            inner = {**env, **{name: evaluate_dim(d, env) for name, d in node.dims.items()}}
+            yield from _walk(module, callee, inner, {p: kinds.get(v, "") for p, v in zip(callee.params, node.inputs, strict=True)})
+            continue
+        kinds |= _updated(node, kinds)
+        found = _operator(node, env, kinds)
+        if found.flops or found.weights or found.caches or found.activations:
+            yield found
+
+
+def _updated(node: Node, kinds: Mapping[Value, str]) -> dict[Value, str]:
+    """Results that are states again."""
+    updates = opdef(node.op).updates
+    operand = dict(zip(node.attrs.get("slots", ()), node.inputs, strict=False))
+    found = {}
+    for name, value in zip(node.attrs.get("results", ()), node.outputs, strict=False):
+        old = operand.get(updates.get(name, ""))
+        if old is not None and kinds.get(old) == "state":
+            found[value] = "state"
+    return found
+
+
+def _operator(node: Node, env: Mapping[str, int], kinds: Mapping[Value, str]) -> Traffic:
+    types = {v: concrete(v.type, env) for v in (*node.inputs, *node.outputs)}
+    cost = opdef(node.op).cost([types[v] for v in node.inputs], [types[v] for v in node.outputs], node.attrs)
+    flops, moved = float(evaluate_dim(cost.flops, env)), float(evaluate_dim(cost.bytes, env))
+    slots = dict(zip(node.attrs.get("slots", ()), node.inputs, strict=False))
+    matrices = [v for v in node.inputs if kinds.get(v) in ("weight", "constant")]
+    fresh = [v for v in (*node.inputs, *node.outputs) if not kinds.get(v) and types[v].rank > 0]
+    activations = float(sum(int(types[v].nbytes) for v in fresh))
+    experts, weights = None, float(sum(int(types[v].nbytes) for v in matrices))
+    if node.op == "moe_ffn":
+        stacked = [types[slots[n]] for n in ("gate_up", "down")]
+        size = float(sum(int(t.nbytes) for t in stacked))
+        experts = int(stacked[0].shape[0]), int(types[slots["index"]].shape[1]), size
+        weights, caches = weights - size, 0.0
+    elif node.op == "take":
+        weights, caches = 0.0, 0.0
+    elif opdef(node.op).kind == "view":
+        return Traffic(node.op, 0, 0, 0, 0, False)
+    else:
+        caches = max(0.0, moved - weights - activations)
+    # States and activations are float32 in the IR and bf16 on the device; streams stay float32.
+    streams = float(sum(int(types[v].nbytes) for v in fresh if types[v].rank == 3 and node.op.startswith("mhc")))
+    int8 = any(types[v].dtype.value == "q8" for v in matrices)
+    return Traffic(node.op, flops, weights, caches / 2, (activations + streams) / 2, int8, experts)
+
+
+@dataclass(frozen=True)
+class Launches:
+    """Launches of one run of a program: our kernels, vendor operators, and by layer function."""
+
+    kernels: int
+    vendor: int
+    functions: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return self.kernels + self.vendor
+
+
+def count_launches(host: HostProgram, program: str) -> Launches:
+    functions = host.plan["functions"]
+
+    def count(name: str) -> tuple[int, int]:
+        kernels = vendor = 0
+        for step in functions[name]["steps"]:
+            call = step["call"]
+            if call in functions:
+                inner = count(call)
+                kernels, vendor = kernels + inner[0], vendor + inner[1]
+            elif call.startswith("launch_"):
+                kernels += 1
+            elif not call.startswith(HOST_CALLS):
+                vendor += 1
+        return kernels, vendor
+
+    layers = {name: sum(count(name)) for name in functions if not name.startswith("program_")}
+    return Launches(*count(f"program_{program}"), layers)
+
+
+def _step(
+    chip: Chip, trunk: Sequence[Traffic], heads: Sequence[Sequence[Traffic]], batch: int, launches: int, cards: int
+) -> float:  # fmt: skip
+    """Seconds of one step of `batch` sequences, with the heads' drafts where there are heads."""
+    tokens = batch * (len(heads) + 1)
+    work = sum(t.seconds(chip, tokens, batch) for t in trunk)
+    work += sum(t.seconds(chip, batch, batch) for head in heads for t in head)
+    return work / cards + LAUNCH_SECONDS * launches
+
+
+def _cards(chip: Chip, weights: float, caches: float, batch: int) -> int:
+    memory = (chip.memory_bytes or 1) * USABLE_MEMORY
+    return max(1, math.ceil((weights + caches * batch) / memory))
+
+
+def cache_bytes(module: Module, context: int) -> int:
+    """Bytes of one sequence's states on the device."""
+    return sum(2 * s.width * (s.rows if s.rows is not None else context) for s in module.states.values())
+
+
+def estimate(
+    module: Module, host: HostProgram, config: OpenPanguConfig, chip: Chip, acceptance: Sequence[float], minimum: int, context: int
+) -> dict[str, Any]:
+    """The record `ascend` of `inspect --json`. minimum: bytes that a step at `context` cannot avoid, in the device's formats."""
+    heads = [name for name in (f"draft_{i}" for i in range(1, len(acceptance) + 1)) if name in module.programs]
+    own, drafts = count_launches(host, "step"), [count_launches(host, name) for name in heads]
+    weights = float(sum(int(t.nbytes) for t in module.weights.values()))
+    layers = config.num_hidden_layers
+    rows = []
+    for rows_cached in (c for c in CONTEXTS if c <= config.max_position_embeddings):
+        trunk = traffic(module, module.programs["step"], rows_cached)
+        extra = [traffic(module, module.programs[name], rows_cached) for name in heads]
+        for batch in BATCHES:
+            cards = _cards(chip, weights, cache_bytes(module, rows_cached), batch)
+            plain = _step(chip, trunk, [], batch, own.total, cards)
+            row: dict[str, Any] = {
+                "context": rows_cached, "batch": batch, "cards": cards, "seconds": plain,
+                "hbm_bytes": sum(t.bytes(batch, batch) for t in trunk), "tokens_per_second_per_card": batch / plain / cards,
+            }  # fmt: skip
+            if heads:
+                drafted = _step(chip, trunk, extra, batch, own.total + sum(d.total for d in drafts), cards)
+                row |= {
+                    "seconds_with_mtp": drafted, "tokens_per_step_with_mtp": expected_tokens(acceptance),
+                    "tokens_per_second_per_card_with_mtp": batch * expected_tokens(acceptance) / drafted / cards,
+                }  # fmt: skip
+            rows.append(row)
+    one = sum(t.bytes(1, 1) for t in traffic(module, module.programs["step"], context))
+    return {
+        "target": chip.target, "chip": chip.name,
+        "launches": {
+            "step": own.total, "kernels": own.kernels, "vendor_operators": own.vendor, "per_layer": round(own.total / layers, 2),
+            "functions": dict(own.functions), "drafts": {n: d.total for n, d in zip(heads, drafts, strict=True)},
+        },
+        "bytes_per_token": {"context": context, "moved": one, "minimum": minimum, "ratio": one / minimum},
+        "steps": rows, "acceptance": list(acceptance), "assumptions": [*ASSUMPTIONS, *chip.derivation, PUBLISHED],
+    }  # fmt: skip
+
+
+def device_module(module: Module) -> Module:
+    """The module with states in the device's formats, for the minimum."""
+    return replace(module, states={name: replace(s, dtype="bf16") for name, s in module.states.items()})
+

@@ -1,0 +1,62 @@
+"""One small checkpoint of odd sizes, built for the CPU and for Ascend; the simulated library is cached for the session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import pangu_compile
+from pangu_compile.models.config import OpenPanguConfig
+from pangu_compile.models.random_checkpoint import write_random_checkpoint
+
+CONFIG = {
+    "vocab_size": 150, "hidden_size": 96, "num_hidden_layers": 3, "num_nextn_predict_layers": 2, "num_attention_heads": 3,
+    "kv_lora_rank": 20, "q_lora_rank": 23, "qk_nope_head_dim": 9, "qk_rope_head_dim": 6, "v_head_dim": 11,
+    "intermediate_size": 50, "max_position_embeddings": 256, "rope_theta": 1e4, "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False, "param_sink_number": 3, "use_mome": True, "router_sliding_window": 3, "sandwich_norm": True,
+    "eos_token_id": 2, "block_post_layernorm_idx": [1], "use_mhc": True, "mhc_num_stream": 3, "mhc_recur_norm": 5,
+    "mhc_use_gamma": True, "n_routed_experts": 5, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 21,
+    "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.7, "router_enable_expert_bias": True,
+    "dsa_layers": [0], "swa_layers": [1, 3, 4], "sliding_window_list": [7, 16, 16], "index_n_heads": 2, "index_head_dim": 11,
+    "index_topk": 24,
+}  # fmt: skip
+
+
+class Built(NamedTuple):
+    checkpoint: Path
+    cpu: Path
+    npu: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of the session's own, unless the caller has one already."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PANGU_CACHE" not in os.environ:
+            patch.setenv("PANGU_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Path(os.environ["PANGU_CACHE"])
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("odd") / "checkpoint", OpenPanguConfig.from_dict(CONFIG), seed=5)
+
+
+def build_pair(checkpoint: Path, folder: Path, weights: str) -> Built:
+    pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=weights, max_context=160, opt_level=1)
+    pangu_compile.build(checkpoint, folder / "npu.pangu", target="ascend910b", weights=weights, max_context=160)
+    return Built(checkpoint, folder / "cpu.pangu", folder / "npu.pangu")
+
+
+@pytest.fixture(scope="session")
+def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build_pair(checkpoint, tmp_path_factory.mktemp("bf16"), "bf16")
+
+
+@pytest.fixture(scope="session")
+def built_int8(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build_pair(checkpoint, tmp_path_factory.mktemp("int8"), "int8")

@@ -1,0 +1,90 @@
+"""The lowering of functions: layouts of weights, views, refusals, and what the report counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pangu_compile.codegen.ascend.host import StoredWeight, int8_bytes
+from pangu_compile.codegen.ascend.host.emit import generate
+from pangu_compile.codegen.ascend.host.values import Tensor, View, Weight, c_dim
+from pangu_compile.driver.options import make_options
+from pangu_compile.driver.safetensors_file import Layout
+from pangu_compile.driver.targets.ascend import Request, stored_pieces, weight_chains, weight_offsets
+from pangu_compile.driver.targets.ascend_estimate import Traffic, count_launches
+from pangu_compile.ir import IRError, Module, Program, Role, parse_graph
+from pangu_compile.ir.types import symbol
+from pangu_compile.plan import PlannedWeight
+from pangu_compile.report import chip
+
+T = symbol("T")
+FFN = """
+func @step(%x: f32[T, 32], %gate: bf16[20, 32], %up: bf16[20, 32], %down: bf16[32, 20], %norm: f32[32]) {
+  %a = rms_norm(%x, %norm) {eps=1e-05} : f32[T, 32]
+  %b = dense_ffn(%a, %gate, %up, %down) : f32[T, 32]
+  %c = residual(%x, %b, %norm) {block_eps=0.0, norm_eps=0.0, out_eps=1e-05, RESIDUAL} : f32[T, 32]
+  return %c
+}
+""".replace("RESIDUAL", "results=('new_x',), slots=('x', 'out', 'out_norm')")
+
+
+def module(text: str) -> Module:
+    graph = parse_graph(text)
+    roles = [Role("input" if v.name == "x" else "weight", v.name) for v in graph.params]
+    program = Program(graph, roles, [Role("output", "y")], ("T",))
+    weights = {v.name: v.type for v, r in zip(graph.params, roles, strict=True) if r.kind == "weight"}
+    return Module({"step": program}, weights=weights, info={"role": "lm"})
+
+
+def test_a_function_is_launches_and_vendor_calls() -> None:
+    host = generate(module(FFN), "ascend910b", 64)
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    ffn = ["launch_rms_norm", "matmul", "launch_swiglu", "matmul"]
+    assert calls == ["upload_bf16", *ffn, "cast", "launch_residual", "download_f32"]
+    launches = count_launches(host, "step")
+    assert (launches.kernels, launches.vendor, launches.total) == (3, 3, 6)
+    text = host.model({w.planned.name: 0 for w in host.weights})
+    assert "bf16(weight(0), {32, 40}, {1, 32})" in text  # gate and up as one matrix, transposed
+
+
+def test_weights_that_are_read_together_lie_together() -> None:
+    host = generate(module(FFN), "ascend910b", 64)
+    forms = {w.planned.name: (w.form, w.behind) for w in host.weights}
+    assert forms == {"norm": ("f32", None), "gate": ("bf16", None), "up": ("bf16", "gate"), "down": ("bf16", None)}
+    chains = weight_chains(host.weights)
+    layout = Layout(("+".join(w.planned.name for w in c), "U8", (sum(w.nbytes for w in c),)) for c in chains)
+    at = weight_offsets(chains, layout)
+    assert at["up"] == at["gate"] + 20 * 32 * 2 and at["gate"] % 4096 == 0
+
+
+def test_taps_and_int8_bytes() -> None:
+    kernel = np.arange(12, dtype=np.float32).reshape(4, 1, 3)
+    weight = StoredWeight(PlannedWeight("conv", "f32", (4, 1, 3)), "taps")
+    request = Request(Module(), lambda name: kernel, None, make_options(target="ascend910b"), 64, {})
+    assert (np.concatenate(list(stored_pieces(weight, request))) == kernel[:, 0, :].T).all()
+    pair = [StoredWeight(PlannedWeight(n, "f32", (3, 21)), "int8 joined") for n in ("a", "b")]
+    assert int8_bytes(pair) == 128 + 4 * 6  # 126 bytes of rows, rounded up, and six scales
+
+
+def test_refusals_are_one_line() -> None:
+    bad = FFN.replace("rms_norm(%x, %norm) {eps=1e-05}", "layer_norm(%x, %norm, %norm) {eps=1e-05}")
+    with pytest.raises(IRError, match="no lowering of layer_norm"):
+        generate(module(bad), "ascend910b", 64)
+    with pytest.raises(IRError, match="wanted as"):
+        weight = Weight("weight(0)", (4, 4), "bf16")
+        weight.stored("bf16"), weight.stored("f32")
+
+
+def test_views() -> None:
+    view = View(Tensor("m0", "bf16"), (3, T, 8))
+    assert str(view.transposed) == "bf16(m0, {3, 8, T}, {(8 * T), 1, 8})"
+    assert Tensor("m0", "bf16").at(4).text == "at(m0, 8)" and c_dim(T + 1) == "(1 + T)"
+
+
+def test_routed_experts_saturate() -> None:
+    """One token reads its own experts; many read all, and never more."""
+    experts = Traffic("moe_ffn", 0.0, 10.0, 0.0, 0.0, False, (8, 2, 800.0))
+    assert experts.bytes(1, 1) == pytest.approx(210.0) and 800 < experts.bytes(1000, 1000) <= 810.0
+    window, chosen = (Traffic(op, 0.0, 0.0, 5.0, 0.0, False) for op in ("swa_attention", "dsa_attention"))
+    assert window.bytes(4, 1) == 5.0 and chosen.bytes(4, 1) == 20.0
+    assert experts.seconds(chip("ascend910b"), 1, 1) == pytest.approx(210.0 / chip("ascend910b").bytes_per_second)

@@ -1,0 +1,101 @@
+"""The whole Ascend artifact on the simulator against the CPU artifact of the same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pangu_compile.cli import main
+from pangu_compile.driver.artifact import Artifact
+from pangu_compile.driver.execute import open_model
+
+if TYPE_CHECKING:
+    from conftest import Built
+
+LIMIT, SAME = 0.02, 0.98
+
+
+def opened(path: Path, simulate: bool) -> Any:
+    return open_model(path, 1, simulate)[1]
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return [int(t) for t in np.random.default_rng(seed).integers(0, 150, count)]
+
+
+def generated(model: Any, prompt: list[int], speculate: bool) -> list[int]:
+    with model.session(speculate=speculate) as session:
+        return list(session.generate(prompt, max_new_tokens=12, speculate=speculate).tokens)
+
+
+def check_agreement(pair: Built, limit: float = LIMIT) -> None:
+    """Logits of a whole call and of pieces, against the CPU's."""
+    prompt = tokens(70)
+    with opened(pair.cpu, False) as model, model.session() as session:
+        want = session.prefill(prompt, all_logits=True)
+    with opened(pair.npu, True) as model:
+        with model.session() as session:
+            whole = session.prefill(prompt, all_logits=True)
+        with model.session() as session:
+            parts = [session.prefill(prompt[:1], all_logits=True), session.prefill(prompt[1:40], all_logits=True)]
+            pieces = np.concatenate([*parts, *(session.decode(t)[None] for t in prompt[40:])])
+    for got in (whole, pieces):
+        assert np.abs(got - want).max() <= limit * np.abs(want).max()
+        assert (got.argmax(-1) == want.argmax(-1)).mean() >= SAME
+
+
+def test_logits_agree_with_the_cpu(built: Built) -> None:
+    check_agreement(built)
+
+
+def test_w8a8_logits_and_tokens(built_int8: Built) -> None:
+    check_agreement(built_int8)
+    with opened(built_int8.npu, True) as model:
+        assert generated(model, tokens(9), False) == generated(model, tokens(9), True)
+
+
+def test_greedy_tokens_with_and_without_drafts(built: Built) -> None:
+    with opened(built.cpu, False) as cpu, opened(built.npu, True) as npu:
+        for length in (1, 2, 7, 33, 70):
+            prompt = tokens(length, length)
+            plain = generated(npu, prompt, False)
+            assert plain == generated(npu, prompt, True) and plain == generated(cpu, prompt, False), length
+
+
+def test_sessions_are_saved_restored_and_cut(built: Built) -> None:
+    prompt = tokens(30)
+    with opened(built.npu, True) as model, model.session() as first, model.session() as second:
+        first.prefill(prompt)
+        saved = first.save()
+        want = first.decode(5)
+        second.restore(saved)
+        assert (second.decode(5) == want).all()
+        first.truncate(30)
+        assert (first.decode(5) == want).all()
+        first.reset()
+        first.prefill(prompt)
+        assert (first.decode(5) == want).all()
+
+
+def test_command_line(built: Built, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(built.npu), "--tokens", "1,2,3"]) == 2
+    refused = capfd.readouterr().err
+    assert "--simulate" in refused and refused.count("\n") == 1
+    assert main(["run", str(built.npu), "--tokens", "1,2,3", "--max-new-tokens", "4", "--simulate", "--json"]) == 0
+    done = capfd.readouterr()
+    record = json.loads(done.out)
+    assert "simulated" in done.err and record["stats"]["simulated"] is True and len(record["tokens"]) == 4
+    Artifact.open(built.npu)  # nothing was written into it
+    assert main(["run", str(built.cpu), "--tokens", "1", "--simulate"]) == 2
+
+
+def test_artifact_has_what_cann_needs(built: Built) -> None:
+    for name in ("src/CMakeLists.txt", "src/host/model.cpp", "README.md", "include/pangu_runtime.h", "src/check.c"):
+        assert str(built.npu.parent) not in (built.npu / name).read_text()
+    project = (built.npu / "src/CMakeLists.txt").read_text()
+    for source in sorted((built.npu / "src").rglob("*.cpp")):
+        assert source.relative_to(built.npu / "src").as_posix() in project
