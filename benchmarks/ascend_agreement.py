@@ -4,7 +4,7 @@
 
 One line a checkpoint: the largest |logit difference| in percent of the largest |logit|, and how often the top token is the same:
 of the Ascend artifact against the CPU's; of either against the torch reference in float64; and of "bf16 alone" against float64,
-which is the optimised graph in float64 arithmetic with nothing but the results of its operators rounded to bf16 (residual streams and
+which is the optimised graph in float64 arithmetic with nothing but its operators' results rounded to bf16 (residual streams and
 what is added to them in float32, as on the device). What bf16 alone cannot keep, no kernel can. Then whether greedy tokens agree
 with the CPU's, and with and without drafts. Everything of the Ascend artifact is simulated.
 """
