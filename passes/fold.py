@@ -2,6 +2,10 @@
 
 In a function the folded value becomes a parameter; every call passes its own folded weight. The sinks' keys
 (kv_a_layernorm of param_sink_compressed_kv, and the concatenation) disappear from the step this way.
+
+A norm's gamma goes into the projection after it only where that projection stays in float32 (mHC's phi, streams.py). Elsewhere
+it would cost accuracy for nothing: gamma times a bf16 weight of the checkpoint is no bf16 number, and the kernels multiply by
+gamma in a pass over the row that they need anyway.
 """
 
 from __future__ import annotations

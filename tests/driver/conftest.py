@@ -25,9 +25,11 @@ API const pangu_generated_model_desc *model(void) { return &pangu_generated_mode
 def stub_core(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Artifacts get a core of one file that only gives access to the generated tables."""
     root = tmp_path_factory.mktemp("core")
-    (root / "pangu_abi.h").write_text(ABI.read_text())
+    headers = [root / name for name in ("pangu_abi.h", "pangu_sampling.h")]
+    for header in headers:
+        header.write_text((ABI.parent / header.name).read_text())
     (root / "stub.cpp").write_text(CORE)
     (root / "pangu_runtime.h").write_text("// stand-in\n")
-    files = [root / "pangu_abi.h", root / "stub.cpp"], [root / "pangu_runtime.h"]
+    files = [*headers, root / "stub.cpp"], [root / "pangu_runtime.h"]
     for module in (emit_module, build_module, module_module):
         monkeypatch.setattr(module, "runtime_files", lambda: files)

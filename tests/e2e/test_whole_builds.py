@@ -58,7 +58,7 @@ def test_artifact_sources_run_clean_under_sanitizers(checkpoint, tmp_path):
     (tmp_path / "main.c").write_text(C_PROGRAM)
     flags = ["-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
     subprocess.run(["gcc", "-std=c99", *flags, "-I", str(out / "include"), "-c", "main.c"], cwd=tmp_path, check=True)
-    sources = [str(p) for p in sorted((out / "src").rglob("*.cpp"))]
+    sources = [str(p) for p in sorted((out / "src").glob("*.cpp"))]
     includes = [f"-I{folder}" for folder in sorted({p.parent for p in (out / "src").rglob("*.h")} | {out / "include"})]
     subprocess.run(["g++", "-std=c++17", *flags, *includes, *sources, "main.o", "-o", "main"], cwd=tmp_path, check=True)
     done = subprocess.run([str(tmp_path / "main"), str(out)], capture_output=True, text=True, check=False)

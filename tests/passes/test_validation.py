@@ -52,6 +52,16 @@ def test_no_pass_changes_the_meaning_and_every_layer_is_fused(seed):
         assert len(made) <= 12 and not {"softmax", "topk", "sort", "put_rows"} & set(made)
 
 
+@pytest.mark.parametrize("seed", [s for s in SEEDS if random_config(s).num_nextn_predict_layers])
+def test_a_step_with_drafts_is_verified_by_one_operator(seed):
+    module, heads = optimised(seed), random_config(seed).num_nextn_predict_layers
+    for program, draft, verify in (("speculate", "lm_head_argmax", "mtp_verify"),
+                                   ("speculate_sampled", "sample_token", "mtp_verify_sampled")):  # fmt: skip
+        made = [n.op for n in module.programs[program].graph.nodes]
+        assert (made.count(draft), made.count(verify)) == (heads, 1)
+        assert not {"argmax", "softmax", "sort", "cumsum", "take_along"} & set(made)
+
+
 @pytest.mark.parametrize("seed", SEEDS[1:])
 def test_the_optimised_text_round_trips(seed):
     for graph in optimised(seed).graphs():
