@@ -156,6 +156,15 @@ def _prologue(o: Operands) -> tuple[str, Fields]:
     return f"Prologue<{o.taps('q_conv')}, {o.taps('kv_conv')}>", fields
 
 
+def _unread_rows(o: Operands) -> int:
+    """So many cached rows and nobody reads the indexer's queries: the least topk of the attentions that take them."""
+    graph, queries = o.plan.graph, {o.results[name] for name in ("iq", "iw") if name in o.results}
+    readers = [node for node in graph.nodes if not queries.isdisjoint(node.inputs)]
+    if not queries.isdisjoint(graph.outputs) or any(node.op != "dsa_attention" for node in readers):
+        return 0
+    return min((int(node.attrs["topk"]) for node in readers), default=0)
+
+
 def _index(o: Operands) -> tuple[str, Fields]:
     fields = {
         "H": o.size("u", 1), "low": o.size("qr", 1), "width": o.size("wk", 0), "rope": o.size("table", 1),
@@ -163,6 +172,7 @@ def _index(o: Operands) -> tuple[str, Fields]:
     }  # fmt: skip
     fields |= o.pointers("u", "qr", "k_gamma", "k_beta", "table")
     fields |= {name: o.weight(name) for name in ("wq_b", "wk", "weights_proj")}
+    fields["unread"] = str(_unread_rows(o))
     return "IndexPrologue", fields | {"cache": o.result("new_cache"), "iq": o.result("iq"), "iw": o.result("iw")}
 
 

@@ -72,15 +72,16 @@ template <int KQ, int KV> struct Prologue {
 };
 
 // The indexer: iq[T, heads, width] from qr, iw[T, heads] and a row of the key cache from u. Rotary channels come first.
+// While the cache holds no more than `unread` rows nobody reads iq and iw, and they are not computed.
 struct IndexPrologue {
-  int64_t H, low, heads, width, rope, rows;
+  int64_t H, low, heads, width, rope, rows, unread;
   float k_eps, scale;
   const float *u, *qr, *k_gamma, *k_beta, *table;
   Weight wq_b, wk, weights_proj;
   float *cache, *iq, *iw;
 
-  void token(int64_t t, const float *raw) const {
-    for (int64_t h = 0; h < heads; ++h) {
+  void token(int64_t t, int64_t queries, const float *raw) const {
+    for (int64_t h = 0; h < queries; ++h) {
       float *head = iq + (t * heads + h) * width;
       rotate_row(head, table + t * rope, rope, head);
       iw[t * heads + h] *= scale;
@@ -95,11 +96,12 @@ struct IndexPrologue {
 
   void run(pangu_pool *pool, int64_t T, Workspace work) const {
     float *raw = work.take<float>(T * width);
-    const Job jobs[] = {{heads * width, low, qr, low, wq_b, iq, heads * width},
+    const int64_t queries = rows + T <= unread ? 0 : heads;
+    const Job jobs[] = {{queries * width, low, qr, low, wq_b, iq, heads * width},
                         {width, H, u, H, wk, raw, width},
-                        {heads, H, u, H, weights_proj, iw, heads}};
+                        {queries, H, u, H, weights_proj, iw, heads}};
     linear_together(pool, T, jobs, work);
-    each_token(pool, T, 8 * heads * width, [&](int64_t t) { token(t, raw); });
+    each_token(pool, T, 8 * heads * width, [&](int64_t t) { token(t, queries, raw); });
   }
 };
 
