@@ -15,7 +15,9 @@ from .vector_kernels import BF16, F32, tokens_kernel, ub_tile
 
 KEY_TILE = 128  # keys at once
 PART = 32  # least keys of a part
-MOST_PARTS = 64  # of a block's keys; no chip of the families has more AI cores
+MOST_PARTS = 64  # of a block's keys
+PARTS = 4  # of a window's, or of chosen rows; the same for every call, so that a token's result is
+DENSE_COLUMNS = 512  # keys of a part of a whole cache, at positions that no call changes; doubled beyond 64 parts
 DEPTH = 128  # columns of a product's operands at once
 MODES = {"swa": "sliding-window", "dense": "dense", "dsa": "sparse"}
 
@@ -129,7 +131,7 @@ def attention(
         raise TilingError(f"{name}: {heads} heads, rows of {width}, values of {latent}")
     limit = _task_rows(name, chip, width, latent)
     task_heads = min(heads, limit)
-    task_tokens = max(1, limit // heads) if kind != "dsa" else 1
+    task_tokens = 1  # the keys of a task, and so the order of sums, belong to one token
     rows = task_heads * task_tokens
     budget = _budget(rows, width, latent)
     longest = {"swa": sinks + window - 1 + task_tokens, "dsa": sinks + top}.get(kind)
@@ -157,12 +159,16 @@ def attention(
         ),
     ]
     tasks = f"((t.tokens + {task_tokens - 1}u) / {task_tokens}u * {-(-heads // task_heads)}u)"
-    keys = f"{longest}u" if longest else f"({sinks}u + t.start + t.tokens)"
-    most = f"std::min<uint32_t>({MOST_PARTS}u, {keys} / {PART}u)"
-    parts = f"std::max<uint32_t>(1u, std::min<uint32_t>(cores / std::max<uint32_t>(1u, {tasks}), {most}))"
+    if longest:
+        count = min(PARTS, max(1, longest // PART))
+        parts, columns = f"{count}u", f"{align(-(-longest // count), 16)}u"
+    else:
+        keys = f"({sinks}u + t.start + t.tokens)"
+        columns = f"pangu_dense_columns({keys}, {DENSE_COLUMNS}u, {MOST_PARTS}u)"
+        parts = f"({keys} + t.columns - 1u) / t.columns"
     planned = (
+        ("columns", columns),
         ("parts", parts),
-        ("columns", f"(({keys} + t.parts - 1u) / t.parts + 15u) / 16u * 16u"),
         ("blocks", f"std::min<uint32_t>(cores, std::max<uint32_t>(1u, {tasks} * t.parts))"),
         ("partials", f"t.parts > 1u ? {tasks} * t.parts : 0u"),
     )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from .kernel import Argument, Kernel
 from .platform import Platform
 from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
-from .vector_kernels import BF16, F32, FACTORS, RESERVE, cores_per_token, factor_bytes, reduce_work, tokens_kernel
+from .vector_kernels import BF16, F32, FACTORS, RESERVE, factor_bytes, reduce_work, tokens_kernel
 
 SIZES = {"bfloat16_t": BF16, "float": F32}
+SLICES = 8  # of a row of columns; with eight tokens at once they fill MAX_PARTS
 MAX_PARTS = 64  # partial sums that a core adds up at once: slices of one token, or eight tokens of one slice
 
 
@@ -249,7 +250,8 @@ def mhc(
     finish_width, finish = _finish_tile(name, chip, s)
     second = pre is not None or s.block_norm
     op = "mhc_merge" if pre and pre.merge else "mhc_post_pre" if pre and post else "mhc_pre" if pre else "mhc_post"
-    slices = cores_per_token(min(ceil_div(hidden, 64), MAX_PARTS))
+    # The same for every call, so that sums are added in the same order however many tokens there are.
+    slices = f"std::min<uint32_t>({min(ceil_div(hidden, 64), SLICES)}u, cores)"
     return tokens_kernel(
         name,
         "mhc.cpp.jinja",

@@ -135,13 +135,13 @@ class Lowering:
         graph = program.graph
         held: dict[Value, Held] = {}
         body = Body(self, graph, held)
-        inputs = []
+        inputs: list[dict[str, Any]] = []
         for value, role in zip(graph.params, program.params, strict=True):
             held[value] = self._parameter(value, role)
             if role.kind == "input":
                 inputs.append(self._input(body, value, role, len(inputs)))
         body.run()
-        outputs = []
+        outputs: list[dict[str, Any]] = []
         states = {role.key: held[v] for v, role in zip(graph.params, program.params, strict=True) if role.kind == "state"}
         for value, role in zip(graph.outputs, program.outputs, strict=True):
             if role.kind == "state":

@@ -179,7 +179,7 @@ def _moe_ffn(body: Body, o: Operands) -> None:
     shared: View | str = "none()"
     if "shared_gate" in o:
         part = body.buffer("bf16", tokens, hidden)
-        gated(body, x, *(o.values[f"shared_{n}"] for n in ("gate", "up", "down")), part)
+        gated(body, x, o.values["shared_gate"], o.values["shared_up"], o.values["shared_down"], part)
         shared = View(part, (tokens, hidden))
     out = View(o.result("out"), (tokens, hidden))
     weight = View(o.tensor("weight", "f32"), (tokens, k))
