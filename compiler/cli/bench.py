@@ -5,32 +5,68 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from pangu_compile.errors import UserError
+
 from .progress import Bars
+
+if TYPE_CHECKING:
+    from pangu_compile.driver.bench import BenchResult
 
 
 @click.command()
 @click.argument("out", type=click.Path())
-@click.option("--prompt-tokens", type=int, default=256, show_default=True)
+@click.option("--prompt-tokens", type=int, default=256, show_default=True, help="Length of a random prompt.")
+@click.option("--prompt-file", type=click.Path(), help="A file with the prompt: drafts are accepted as they are on such text.")
+@click.option("--tokens", help="The prompt as token ids: 1,2,3.")
 @click.option("--new-tokens", type=int, default=64, show_default=True)
 @click.option("--threads", type=int, help="[all cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench(out: str, prompt_tokens: int, new_tokens: int, threads: int | None, as_json: bool) -> None:
-    """Measure the artifact OUT on random tokens: the best of three runs."""
-    from pangu_compile.driver.execute import bench as measure
+def bench(
+    out: str, prompt_tokens: int, prompt_file: str | None, tokens: str | None, new_tokens: int, threads: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure the artifact OUT: medians of three runs, beside a plain read of its weights."""
+    from pangu_compile.driver.bench import bench as measure
     from pangu_compile.driver.execute import open_model
 
+    if prompt_file is not None and tokens is not None:
+        raise UserError("give one of --prompt-file and --tokens")
     artifact, model = open_model(Path(out), threads)
     with model, Bars() as bars:
+        prompt = _prompt(Path(out), prompt_file, tokens)
         result = measure(
-            model, artifact, prompt_tokens, new_tokens, threads, stage=lambda name: bars.stage(name, 1)
+            model, artifact, prompt_tokens if prompt is None else prompt, new_tokens, stage=lambda name: bars.stage(name, 1)
         )
-    if as_json:
-        print(json.dumps(dataclasses.asdict(result)))
-        return
-    print(f"prefill      {result.prefill_tokens_per_second:10.1f} tokens/s ({result.prompt_tokens} tokens)")
-    print(f"decode       {result.decode_tokens_per_second:10.1f} tokens/s ({result.new_tokens} tokens)")
-    if result.speculative_tokens_per_second is not None:
-        print(f"speculative  {result.speculative_tokens_per_second:10.1f} tokens/s, random prompt")
+    print(json.dumps(dataclasses.asdict(result)) if as_json else _text(result))
+
+
+def _prompt(out: Path, prompt_file: str | None, tokens: str | None) -> list[int] | None:
+    from pangu_compile.driver.text import encode, load_tokenizer, parse_tokens
+
+    if tokens is not None:
+        return parse_tokens(tokens)
+    if prompt_file is None:
+        return None
+    try:
+        text = Path(prompt_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{prompt_file}: cannot be read as UTF-8 text ({error})") from error
+    return encode(out, load_tokenizer(out), text)
+
+
+def _text(r: BenchResult) -> str:
+    lines = [
+        f"prefill      {r.prefill_tokens_per_second:10.1f} tokens/s ({r.prompt_tokens} tokens)",
+        f"decode       {r.decode_tokens_per_second:10.1f} tokens/s ({r.new_tokens} tokens, {r.threads} threads)",
+    ]
+    if r.share_of_read is not None:
+        plain = f"{r.share_of_read:.0%} of a plain read ({r.read_gigabytes_per_second:.2f} GB/s)"
+        lines.append(f"weights read {r.decode_gigabytes_per_second:10.2f} GB/s, {plain}")
+    if r.speculative_tokens_per_second is not None:
+        accepted = " ".join("-" if a is None else f"{a:.0%}" for a in r.acceptance or ())
+        kind = "random prompt" if r.random_prompt else "this prompt"
+        lines.append(f"speculative  {r.speculative_tokens_per_second:10.1f} tokens/s, drafts accepted {accepted} ({kind})")
+    return "\n".join(lines)
