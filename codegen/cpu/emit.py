@@ -88,8 +88,9 @@ def generate(plan: Plan, weight_offsets: Mapping[str, int]) -> dict[str, str]:
     weights = [
         {"name": w.name, "dtype": DTYPE_CODES[w.dtype], "offset": weight_offsets[w.name], "nbytes": w.nbytes} for w in plan.weights
     ]
+    formats = sorted({"PANGU_F32", *(w["dtype"] for w in weights)})
     text = _render(
-        "model.cpp.jinja", dims=dims, functions=functions, weights=weights,
+        "model.cpp.jinja", formats=formats, dims=dims, functions=functions, weights=weights,
         programs=[_program(p, name, weight_index, state_index) for name, p in plan.programs.items()],
         states=[_state(s, plan.max_context) for s in plan.states],
         role=plan.info["role"], vocab_size=plan.info.get("vocab_size", 0), hidden_size=plan.info.get("hidden_size", 0),

@@ -52,12 +52,10 @@ inline Rows prepare_rows(pangu_pool *pool, int32_t format, int64_t T, int64_t I,
 inline void linear_picked(int64_t n, const int64_t *pick, const int64_t *out, int64_t begin, int64_t end, int64_t I,
                           const Rows &rows, const Weight &w, float *y, int64_t y_stride) {
   const RowProduct p{n, I, pick, out, rows, w, y, y_stride};
-  switch (w.format) {
-  case PANGU_F32: return product_rows<FloatTile<F32>>(p, begin, end);
-  case PANGU_BF16: return product_rows<FloatTile<Bf16>>(p, begin, end);
-  case PANGU_Q8: return product_rows<Q8Tile>(p, begin, end);
-  default: return product_rows<Q4Tile>(p, begin, end);
-  }
+  if (is_format<PANGU_BF16>(w)) return product_rows<FloatTile<Bf16>>(p, begin, end);
+  if (is_format<PANGU_Q8>(w)) return product_rows<Q8Tile>(p, begin, end);
+  if (is_format<PANGU_Q4>(w)) return product_rows<Q4Tile>(p, begin, end);
+  product_rows<FloatTile<F32>>(p, begin, end);
 }
 
 inline void linear_rows(int64_t T, int64_t begin, int64_t end, int64_t I, const Rows &rows, const Weight &w, float *y,
@@ -85,12 +83,10 @@ inline void linear(pangu_pool *pool, int64_t T, int64_t O, int64_t I, const floa
 inline void linear_transposed(int64_t T, int64_t begin, int64_t end, int64_t I, const float *x, int64_t x_stride, const Weight &w,
                               float *y, int64_t y_stride) {
   for (int64_t t = 0; t < T; ++t) std::fill_n(y + t * y_stride, I, 0.0f);
-  switch (w.format) {
-  case PANGU_F32: return transposed<F32>(T, begin, end, I, x, x_stride, w, y, y_stride);
-  case PANGU_BF16: return transposed<Bf16>(T, begin, end, I, x, x_stride, w, y, y_stride);
-  case PANGU_Q8: return transposed<S8>(T, begin, end, I, x, x_stride, w, y, y_stride);
-  default: return transposed_q4(T, begin, end, I, x, x_stride, w, y, y_stride);
-  }
+  if (is_format<PANGU_BF16>(w)) return transposed<Bf16>(T, begin, end, I, x, x_stride, w, y, y_stride);
+  if (is_format<PANGU_Q8>(w)) return transposed<S8>(T, begin, end, I, x, x_stride, w, y, y_stride);
+  if (is_format<PANGU_Q4>(w)) return transposed_q4(T, begin, end, I, x, x_stride, w, y, y_stride);
+  transposed<F32>(T, begin, end, I, x, x_stride, w, y, y_stride);
 }
 
 } // namespace pangu

@@ -23,6 +23,14 @@ struct Weight {
   int64_t row_stride;
 };
 
+// Formats of the model's weights as a set of bits. Generated code defines it: kernels of other formats are then not compiled.
+#ifndef PANGU_WEIGHT_FORMATS
+#define PANGU_WEIGHT_FORMATS (~0u)
+#endif
+template <int32_t Format> inline bool is_format(const Weight &w) {
+  return (PANGU_WEIGHT_FORMATS >> Format & 1u) != 0 && w.format == Format;
+}
+
 inline int64_t weight_groups(int64_t I) { return (I + kQuantGroup - 1) / kQuantGroup; }
 
 inline int64_t weight_row_bytes(int32_t format, int64_t I) {
