@@ -175,7 +175,7 @@ def _default_weights(opened: Opened, target: str) -> str | None:
 
 
 def _ascend(compiled: Compiled, view: View, target: str) -> dict[str, Any]:
-    """Launches and estimated steps of the host program for an Ascend chip."""
+    """Launches and estimated steps of the host program for an Ascend chip, or why there is none."""
     from pangu_compile.codegen.ascend.host import generate
     from pangu_compile.ir import IRError
     from pangu_compile.report.minimum import decode_minimum, stored_as
@@ -187,7 +187,7 @@ def _ascend(compiled: Compiled, view: View, target: str) -> dict[str, Any]:
     try:
         host = generate(module, target, view.context)
     except IRError as error:
-        raise CompileError(" ".join(str(error).split())) from error
+        return {"target": target, "unavailable": " ".join(str(error).split())}
     states = device_module(module).states
     least = decode_minimum(config, compiled.trunk_shapes, states, stored_as(module), view.context)
     return estimate(module, host, config, view.chip, view.acceptance, least.total, view.context)
