@@ -20,6 +20,16 @@ constexpr int kSpins = 4000;
 constexpr int64_t kRangesPerThread = 2; // enough to even out, few enough for long reads
 constexpr uint64_t kTaken = 0xFFFFFFFFu; // the lower half of `open_`
 
+// How many ranges: of few grains rather one for each thread than some of twice the size (6 grains of heads on 2 threads:
+// 3 and 3, not 1, 2, 1, 2).
+int64_t even_ranges(int64_t grains, int64_t threads) {
+  const int64_t most = kRangesPerThread * threads;
+  if (grains <= 4 * most)
+    for (int64_t ranges = most; ranges >= threads; ranges -= threads)
+      if (grains % ranges == 0) return ranges;
+  return std::min(grains, most);
+}
+
 } // namespace
 
 pangu_pool::pangu_pool(int threads) : threads_(std::max(1, threads)) {
@@ -82,7 +92,7 @@ void pangu_pool::run(int64_t n, int64_t grain, void (*body)(void *, int64_t, int
   grain = std::max<int64_t>(1, grain);
   if (threads_ == 1 || n <= grain) return body(arg, 0, n, 0);
   n_ = n, grain_ = grain, body_ = body, arg_ = arg;
-  ranges_ = std::min<int64_t>((n + grain - 1) / grain, kRangesPerThread * threads_);
+  ranges_ = even_ranges((n + grain - 1) / grain, threads_);
   done_.store(0, std::memory_order_relaxed);
   open_.store(((open_.load(std::memory_order_relaxed) >> 32) + 1) << 32 | static_cast<uint64_t>(ranges_));
   if (sleepers_.load() > 0) {
