@@ -88,7 +88,7 @@ def generate(plan: Plan, weight_offsets: Mapping[str, int]) -> dict[str, str]:
     weights = [
         {"name": w.name, "dtype": DTYPE_CODES[w.dtype], "offset": weight_offsets[w.name], "nbytes": w.nbytes} for w in plan.weights
     ]
-    formats = sorted({"PANGU_F32", *(w["dtype"] for w in weights)})
+    formats = sorted({"PANGU_F32", *(DTYPE_CODES[w.dtype] for w in plan.weights)})
     text = _render(
         "model.cpp.jinja", formats=formats, dims=dims, functions=functions, weights=weights,
         programs=[_program(p, name, weight_index, state_index) for name, p in plan.programs.items()],

@@ -60,7 +60,8 @@ def test_usage(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (("--target", "ascend910b", "--weights", "f32"), "weights"), (("--weights", "int3"), "weights"), (("--ranks", "2"), "ranks"),
+        (("--target", "ascend910b", "--weights", "f32"), "weights"), (("--weights", "int3"), "weights"),
+        (("--ranks", "2"), "ranks"),
         (("--max-context", "0"), "max-context"), (("--max-context", "97"), "max_position_embeddings 96"),
     ],
 )  # fmt: skip

@@ -121,8 +121,9 @@ def test_anything_else_is_left_alone(verify: bool, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("mul(%v", "add(%v"), (" = relu(", " = abs("), ("value=-1}", "value=-2}"), ("axis=0, start=1, stop=4", "axis=0, start=0, stop=3")],
-)
+    [("mul(%v", "add(%v"), (" = relu(", " = abs("), ("value=-1}", "value=-2}"),
+     ("axis=0, start=1, stop=4", "axis=0, start=0, stop=3")],
+)  # fmt: skip
 def test_other_verdicts_are_left_alone(old: str, new: str) -> None:
     """The chances, the rest of a rejected distribution, the filler, and which number is drawn with."""
     head, _, tail = text(True).rpartition(old)
