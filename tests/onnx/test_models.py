@@ -113,12 +113,14 @@ def random_inputs(module: Module, program: str, env: dict[str, int], read: Any) 
             yield role.kind, role.key, np.asarray(env["S"], np.int64)
         elif param.type.dtype.value == "i64":
             yield role.kind, role.key, rng.integers(0, 4, shape)
+        elif param.type.dtype.value == "f64" or role.key in ("temperature", "top_p"):
+            yield role.kind, role.key, rng.random(shape, np.float64 if param.type.dtype.value == "f64" else np.float32)
         else:
             yield role.kind, role.key, rng.standard_normal(shape).astype(np.float32)
 
 
 def test_every_program_computes_what_the_interpreter_computes(case: Case) -> None:
-    """All outputs and all new states, `speculate` included."""
+    """All outputs and all new states, whole steps with drafts included."""
     module, read = case.module, case.read
     for name, program in module.programs.items():
         session = open_session(checked(export_onnx(module, name, read)))
