@@ -46,7 +46,7 @@ def test_steps_agree_with_the_reference(seed: int) -> None:
         expected = [model.logits_from_hidden(g)[0], *(x[0] for x in model.mtp_forward(tokens[None], g))]
     specs = build_programs(config, lm=model)
     drafts = [f"draft_{j}" for j in range(1, len(expected))]
-    assert [s.name for s in specs] == ["step", *drafts, *(["speculate"] if drafts else [])]
+    assert [s.name for s in specs] == ["step", *drafts, *(["speculate", "speculate_sampled"] if drafts else [])]
     for split in SPLITS:
         got, below = run(specs[0], [tokens], split)
         torch.testing.assert_close(got, expected[0], atol=1e-9, rtol=0)

@@ -23,14 +23,14 @@ PROMPT, STEPS = 12, 14
 F64 = torch.float64
 
 
-def make(seed: int, vocab: int) -> tuple[Any, list[ProgramSpec], ProgramSpec]:
-    """A model whose few tokens make drafts agree by chance, its step programs, and `speculate`."""
+def make(seed: int, vocab: int, sampled: bool = False) -> tuple[Any, list[ProgramSpec], ProgramSpec]:
+    """A model whose few tokens make drafts agree by chance, its step programs, and `speculate` or `speculate_sampled`."""
     torch.set_num_threads(1)
     config = dataclasses.replace(random_config(seed), vocab_size=vocab)
     model = empty_model(config)
     model.load_state_dict({n: v.double() for n, v in random_tensors(config, seed).items()}, assign=True)
-    *specs, spec = build_programs(config, lm=model.eval())
-    return model, specs, spec
+    *specs, greedy, drawn = build_programs(config, lm=model.eval())
+    return model, specs, drawn if sampled else greedy
 
 
 class Session:
@@ -54,8 +54,8 @@ class Session:
                 self.pending = int(logits[0].argmax())
         self.behind = behind
 
-    def arguments(self, spec: ProgramSpec) -> list[Any]:
-        """Inputs and states of the next call."""
+    def arguments(self, spec: ProgramSpec, *settings: Any) -> list[Any]:
+        """Inputs and states of the next call. settings: of a sampled step."""
         n, t, heads = len(self.tokens), self.behind, len(self.levels) - 1
         tokens = torch.tensor([*self.tokens, self.pending][n - t + 1 :])
         inputs = [tokens, self.levels[0][n - t : n]]
@@ -63,7 +63,7 @@ class Session:
             inputs.append(torch.stack([self.levels[j][n - t - 1 - (j - 1)] for j in range(1, heads)]))
         rows = {s.name: n if s.owner == 0 else n - t - (s.owner - 1) for s in spec.states}
         states = [self.states[s.name] if s.rows else self.states[s.name][: rows[s.name]] for s in spec.states]
-        return [*inputs, torch.tensor(n), *states]
+        return [*inputs, torch.tensor(n), *settings, *states]
 
     def take(self, spec: ProgramSpec, outputs: list[Any]) -> dict[str, Any]:
         """Update from a call's results; returns the outputs by name."""
@@ -158,18 +158,21 @@ class Interpreted:
         return [torch.from_numpy(x) for x in run_graph(self.program.graph, arrays, env, self.ir)]
 
 
-@pytest.mark.parametrize(("seed", "heads"), [(54, 3), (49, 2), (3, 1)])
-def test_the_traced_program(seed: int, heads: int) -> None:
-    """In the numpy interpreter: `speculate` takes what `step` and `draft_j` left, and gives what the torch module gives.
+@pytest.mark.parametrize(("seed", "heads", "name"), [(54, 3, "speculate"), (49, 2, "speculate_sampled"), (3, 1, "speculate"),
+                                                     (3, 1, "speculate_sampled")])  # fmt: skip
+def test_the_traced_program(seed: int, heads: int, name: str) -> None:
+    """In the numpy interpreter: a step with drafts takes what `step` and `draft_j` left, and gives what the torch module gives.
 
     Its layers are the functions of the step programs, at other sizes.
     """
+    sampled = name == "speculate_sampled"
     config = dataclasses.replace(random_config(seed), vocab_size=3)
     assert config.num_nextn_predict_layers == heads
-    model, specs, spec = make(seed, 3)
+    model, specs, spec = make(seed, 3, sampled)
     ir = trace_programs(build_programs(config))
     called = {n: [x for x in p.graph.nodes if x.op == "call"] for n, p in ir.programs.items()}
-    calls = called.pop("speculate")
+    calls = called.pop(name)
+    called.pop("speculate" if sampled else "speculate_sampled")
     assert {x.attrs["function"] for x in calls} <= {x.attrs["function"] for nodes in called.values() for x in nodes}
     assert [n.dims.get("T", "T") for n in calls[:heads]] == ["T", *(symbol("T") + j for j in range(1, heads))]
     assert all(n.dims["T"] == heads + 1 for n in calls[heads:]) and len(calls) == heads + config.num_hidden_layers
@@ -177,11 +180,14 @@ def test_the_traced_program(seed: int, heads: int) -> None:
     prompt = torch.randint(0, 3, (PROMPT,), generator=torch.Generator().manual_seed(seed)).tolist()
     traced = [dataclasses.replace(s, module=Interpreted(ir, s.name, weights)) for s in specs]
     ours, theirs = Session(traced, prompt, 3), Session(specs, prompt, 3)
-    run, seen = Interpreted(ir, "speculate", weights), set()
+    run, seen, random = Interpreted(ir, name, weights), set(), torch.Generator().manual_seed(seed)
     for _ in range(8):
-        got = ours.take(spec, run(*ours.arguments(spec)))
+        uniform = torch.rand(2 * heads + 1, generator=random, dtype=F64)
+        filtered = torch.tensor(0.9, dtype=F64), torch.tensor(0), torch.tensor(0.95, dtype=F64)
+        settings = (*filtered, uniform[:heads], uniform[heads:]) if sampled else ()
+        got = ours.take(spec, run(*ours.arguments(spec, *settings)))
         with torch.no_grad():
-            expected = theirs.take(spec, list(spec.module(*theirs.arguments(spec))))
+            expected = theirs.take(spec, list(spec.module(*theirs.arguments(spec, *settings))))
         for name, x in expected.items():
             torch.testing.assert_close(got[name], x, atol=1e-9, rtol=0)
         for name, x in theirs.states.items():
