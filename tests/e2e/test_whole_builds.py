@@ -56,7 +56,7 @@ def test_artifact_sources_run_clean_under_sanitizers(checkpoint, tmp_path):
     out = tmp_path / "model.pangu"
     pangu_compile.build(checkpoint, out, max_context=64, max_chunk=8, opt_level=1)
     (tmp_path / "main.c").write_text(C_PROGRAM)
-    flags = ["-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+    flags = ["-O0", "-g1", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
     subprocess.run(["gcc", "-std=c99", *flags, "-I", str(out / "include"), "-c", "main.c"], cwd=tmp_path, check=True)
     sources = [str(p) for p in sorted((out / "src").glob("*.cpp"))]
     includes = [f"-I{folder}" for folder in sorted({p.parent for p in (out / "src").rglob("*.h")} | {out / "include"})]
