@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 	$(BIN)/pangu-compile build $(CHECKPOINT) -o $(ARTIFACT)
 	@printf "\n%s" "$(PROMPT)"
 	@$(BIN)/pangu-compile run $(ARTIFACT) --prompt "$(PROMPT)" --max-new-tokens 160 \
-		--temperature 0.7 --top-p 0.9 --seed 1
+		--temperature 0.6 --top-p 0.9 --seed 5
 
 test: lint types unit
 
