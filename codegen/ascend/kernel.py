@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,11 @@ class Kernel:
         return render("tiling.h.jinja", kernel=self)
 
 
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
+@cache
+def environment(folder: Path) -> jinja2.Environment:
+    """Templates of that folder."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
+        loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         autoescape=False,
         trim_blocks=True,
@@ -85,7 +86,7 @@ def literal(value: float) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(f32=literal, **values)
+    return environment(HERE).get_template(template).render(f32=literal, **values)
 
 
 def host_header(kernels: Sequence[Kernel]) -> str:

@@ -6,44 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import sympy
-
 from pangu_compile.ir import DType, IRError, Node, Value
 from pangu_compile.ir.types import Dim, dim, same_dim
 from pangu_compile.plan.access import affine, split_groups
+
+from ..dims import c_dim
 
 CTYPES = {
     DType.f32: "float", DType.f64: "double", DType.i64: "int64_t", DType.i32: "int32_t", DType.bool_: "bool",
     DType.bf16: "uint16_t", DType.q8: "uint8_t", DType.q4: "uint8_t",
 }  # fmt: skip
-
-
-def c_dim(value: Dim) -> str:
-    """A dimension as a C++ int64_t expression over the locals T, S, M.."""
-    value = dim(value)
-    if isinstance(value, int):
-        return str(value)
-    return _c_expr(value)
-
-
-def _c_expr(e: sympy.Expr) -> str:
-    if e.is_Symbol:
-        return str(e.name)
-    if e.is_Integer:
-        return str(int(e))
-    if e.is_Add:
-        return "(" + " + ".join(_c_expr(a) for a in sorted(e.args, key=str)) + ")"
-    if e.is_Mul:
-        return "(" + " * ".join(_c_expr(a) for a in sorted(e.args, key=str)) + ")"
-    if e.is_Pow and e.exp.is_Integer and int(e.exp) > 0:
-        return "(" + " * ".join([_c_expr(e.base)] * int(e.exp)) + ")"
-    if isinstance(e, (sympy.Min, sympy.Max)):
-        name = "pangu::min" if isinstance(e, sympy.Min) else "pangu::max"
-        first, *rest = [_c_expr(a) for a in sorted(e.args, key=str)]
-        for other in rest:
-            first = f"{name}<int64_t>({first}, {other})"
-        return first
-    raise IRError(f"dimension {e} has no C++ form")
 
 
 def c_constant(value: Any, dtype: DType) -> str:

@@ -12,7 +12,8 @@ from pangu_compile.plan import FunctionPlan, Kernel
 from pangu_compile.plan.access import Affine, contiguous_alias
 from pangu_compile.plan.schedule import updated_operand
 
-from .expr import c_constant, c_dim
+from ..dims import c_dim
+from .expr import c_constant
 
 WEIGHT_CODES = {DType.f32: "PANGU_F32", DType.bf16: "PANGU_BF16", DType.q8: "PANGU_Q8", DType.q4: "PANGU_Q4"}
 Fields = dict[str, str]

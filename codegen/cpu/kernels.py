@@ -10,7 +10,8 @@ from pangu_compile.ir.types import Dim, dim, product, same_dim
 from pangu_compile.plan import FunctionPlan, Kernel
 from pangu_compile.plan.access import Affine, affine, contiguous_alias, row_major
 
-from .expr import CTYPES, Inline, add_terms, c_dim, scaled
+from ..dims import c_dim
+from .expr import CTYPES, Inline, add_terms, scaled
 from .fused import fused_kernel
 
 Render = Callable[..., str]

@@ -10,8 +10,9 @@ from pangu_compile.ir import DType, Graph, IRError, Node, Value, opdef
 from pangu_compile.ir.slots import named
 from pangu_compile.ir.types import Dim, dim
 
+from ...dims import c_dim
 from ..kernel import Kernel
-from .values import BYTES, Buffer, Held, Number, Positions, Step, Tensor, Verdict, View, Weight, c_dim
+from .values import BYTES, Buffer, Held, Number, Positions, Step, Tensor, Verdict, View, Weight
 
 if TYPE_CHECKING:
     from .lower import Lowering

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from pangu_compile.ir import IRError, Module, evaluate_dim
 from pangu_compile.plan.plan import PlannedWeight
 
-from ..kernel import CORES, Kernel
+from ..kernel import CORES, Kernel, environment
 from ..kernel import sources as kernel_sources
 from ..platform import platform
 from .kernels import workspace_bytes
@@ -71,16 +68,8 @@ class HostProgram:
         return render("model.cpp.jinja", weights=weights, **self.values)
 
 
-@lru_cache(maxsize=1)
-def environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"), undefined=jinja2.StrictUndefined, autoescape=False,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-
-
 def render(template: str, **values: Any) -> str:
-    return environment().get_template(template).render(**values)
+    return environment(HERE / "templates").get_template(template).render(**values)
 
 
 def int8_bytes(chain: Sequence[StoredWeight]) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pangu_compile.ir import DType, IRError, Node
 from pangu_compile.ir.types import Dim, dim, product, same_dim
 
+from ...dims import c_dim
 from .body import Body
-from .values import Number, Positions, Tensor, View, Weight, c_dim
+from .values import Number, Positions, Tensor, View, Weight
 
 Lower = Callable[[Body, Node], None]
 

@@ -9,36 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import sympy
-
 from pangu_compile.ir import IRError
-from pangu_compile.ir.types import Dim, dim, product
+from pangu_compile.ir.types import Dim, product
+
+from ...dims import c_dim
 
 # How a weight lies in memory -> its elements. taps: [C, 1, k] as [k, C]. int8: rows, then at a multiple of SCALES_ALIGN their
 # float32 scales; where two weights are joined, the rows of both, then the scales of both.
 STORED_TYPES = {"taps": "f32", "int8": "int8", "int8 joined": "int8"}
 SCALES_ALIGN = 64
 BYTES = {"bf16": 2, "f32": 4, "i32": 4, "i64": 8, "int8": 1}
-
-
-def c_dim(value: Dim) -> str:
-    """A size as a C++ int64_t expression over T, S and M."""
-    value = dim(value)
-    if isinstance(value, int):
-        return str(value)
-    return _expression(value)
-
-
-def _expression(e: sympy.Expr) -> str:
-    if e.is_Symbol:
-        return str(e.name)
-    if e.is_Integer:
-        return str(int(e))
-    joined = {sympy.Add: " + ", sympy.Mul: " * "}
-    for kind, sign in joined.items():
-        if isinstance(e, kind):
-            return "(" + sign.join(_expression(a) for a in sorted(e.args, key=str)) + ")"
-    raise IRError(f"ascend: size {e} has no C++ form")
 
 
 @dataclass(eq=False)

@@ -92,7 +92,7 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct DsaAtten
   }
 
   template <int NV> void score_group(const float *turned, const float *weights, bool first, int64_t n, const float *const *keys, float *score) const {
-    constexpr int NB = NV == 1 ? 8 : NV == 2 ? 6 : 4;
+    constexpr int NB = lane_rows(NV);
     int64_t j = 0;
     for (; j + NB <= n; j += NB) {
       // Keys come in order, but several at once and slowly: more streams than the processor follows by itself.

@@ -188,11 +188,14 @@ inline void lane_tile(const float *a, const float *const *b, int64_t from, int64
     for (int v = 0; v < NV; ++v) store(c + n * c_stride + v * kWidth, acc[n][v]);
 }
 
+// Rows b of a tile of NV vectors of lanes: as many as the registers hold.
+constexpr int lane_rows(int NV) { return NV == 1 ? 8 : NV == 2 ? 6 : 4; }
+
 // All N rows b; a[K][NV * kWidth] passes in pieces that the first cache holds. The rows lie anywhere: the next ones are
 // asked for while these are computed.
 template <int NV> inline void lane_dots(const float *a, int64_t N, const float *const *b, int64_t K, float *c) {
   constexpr int64_t kDepth = 192, kStride = NV * kWidth;
-  constexpr int NB = NV == 1 ? 8 : NV == 2 ? 6 : 4;
+  constexpr int NB = lane_rows(NV);
   for (int64_t k = 0; k < K; k += kDepth) {
     const int64_t to = min(k + kDepth, K);
     int64_t n = 0;

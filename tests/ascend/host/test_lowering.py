@@ -7,7 +7,8 @@ import pytest
 
 from pangu_compile.codegen.ascend.host import StoredWeight, int8_bytes
 from pangu_compile.codegen.ascend.host.emit import generate
-from pangu_compile.codegen.ascend.host.values import Tensor, View, Weight, c_dim
+from pangu_compile.codegen.ascend.host.values import Tensor, View, Weight
+from pangu_compile.codegen.dims import c_dim
 from pangu_compile.driver.options import make_options
 from pangu_compile.driver.safetensors_file import Layout
 from pangu_compile.driver.targets.ascend import Request, stored_pieces, weight_chains, weight_offsets
