@@ -44,17 +44,13 @@ def bench(
 
 
 def _prompt(out: Path, prompt_file: str | None, tokens: str | None) -> list[int] | None:
-    from pangu_compile.driver.text import encode, load_tokenizer, parse_tokens
+    from pangu_compile.driver.text import encode, load_tokenizer, parse_tokens, read_prompt
 
     if tokens is not None:
         return parse_tokens(tokens)
     if prompt_file is None:
         return None
-    try:
-        text = Path(prompt_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{prompt_file}: cannot be read as UTF-8 text ({error})") from error
-    return encode(out, load_tokenizer(out), text)
+    return encode(out, load_tokenizer(out), read_prompt(prompt_file))
 
 
 def _text(r: BenchResult) -> str:

@@ -35,7 +35,7 @@ def run(
 ) -> None:  # fmt: skip
     """Generate text with the artifact OUT; the text goes to stdout as it comes, figures to stderr."""
     from pangu_compile.driver.execute import open_model
-    from pangu_compile.driver.text import TextStream, encode, parse_tokens
+    from pangu_compile.driver.text import TextStream, encode, parse_tokens, read_prompt
     from pangu_compile.runtime import Sampling, stats_record
 
     if sum(source is not None for source in (prompt, prompt_file, tokens)) != 1:
@@ -50,7 +50,7 @@ def run(
         ids = parse_tokens(tokens)
     else:
         assert tokenizer is not None
-        ids = encode(folder, tokenizer, prompt if prompt is not None else _read(prompt_file))
+        ids = encode(folder, tokenizer, prompt if prompt is not None else read_prompt(str(prompt_file)))
     stream = TextStream(tokenizer) if tokenizer is not None else None
     text: list[str] = []
 
@@ -91,16 +91,6 @@ def _tokenizer(folder: Path, needed: bool) -> Tokenizer | None:
         if needed:
             raise
         return None  # ids are printed instead of text
-
-
-def _read(path: str | None) -> str:
-    assert path is not None
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text (byte {error.start})") from error
 
 
 def stats_line(prompt: int, generated: int, record: dict[str, Any]) -> str:

@@ -51,6 +51,16 @@ def encode(folder: Path, tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+def read_prompt(path: str) -> str:
+    """The text of a prompt file. UserError where it cannot be read, or is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+
+
 class TextStream:
     """Turns generated ids into text piece by piece; a character is held back until all of its bytes are there."""
 
