@@ -17,8 +17,8 @@ constexpr size_t kDigest = 64;
 struct Writer {
   uint8_t *at; // null: only count
   size_t size;
-  void put(const void *data, size_t n) { // null data: only make room
-    if (at != nullptr && data != nullptr && n > 0) std::memcpy(at + size, data, n);
+  void put(const void *data, size_t n) {
+    if (at != nullptr && n > 0) std::memcpy(at + size, data, n);
     size += n;
   }
   void number(int64_t x) { put(&x, sizeof x); }
@@ -80,7 +80,7 @@ size_t pangu_session::write(uint8_t *out) const {
     const int64_t nbytes = (s.append != 0 ? length() : s.rows) * s.row_bytes;
     w.number(nbytes);
     if (out != nullptr) states_[i].read(out + w.size, static_cast<size_t>(nbytes));
-    w.put(nullptr, static_cast<size_t>(nbytes));
+    w.size += static_cast<size_t>(nbytes);
   }
   return w.size;
 }
