@@ -16,6 +16,7 @@ import numpy as np
 from pangu_compile.errors import UserError
 
 from .artifact import Artifact
+from .emit import WEIGHTS
 from .targets.program import ProgramModel
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def bench(
         decode.append(seconds[1])
         if manifest["target"] == "cpu":
             stage("plain read")
-            reads.append(plain_read(artifact.path / "weights.safetensors", threads))
+            reads.append(plain_read(artifact.path / WEIGHTS, threads))
     speed, record = _speculative(model, artifact, tokens, new_tokens, repeats, stage)
     rate = new_tokens / statistics.median(decode)
     return BenchResult(

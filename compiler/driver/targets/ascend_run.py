@@ -15,11 +15,11 @@ from pathlib import Path
 from pangu_compile.errors import CompileError, UserError
 from pangu_compile.runtime import Model
 
-from ..artifact import Artifact, list_files, sha256_file
+from ..artifact import MANIFEST, SUMS, Artifact, list_files, sha256_file
+from ..emit import LIBRARY, WEIGHTS
 from ..options import cache_folder, make_options
 from ..toolchain import Toolchain, find_compiler
 
-LIBRARY = "lib/libpangu_model.so"
 BUILT = "libpangu_model.so"
 # Kernels are compiled in one unit, quickly: what they take is the simulator's time, not the generated code's.
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-pthread")
@@ -68,10 +68,12 @@ def _with_library(artifact: Artifact, library: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pangu-run-") as scratch:
         folder = Path(scratch)
         (folder / "lib").mkdir()
-        for name, file in (("manifest.json", None), ("weights.safetensors", None), (LIBRARY, library)):
-            (folder / name).symlink_to((file or artifact.path / name).resolve())
-        sums = [f"{sha256_file(folder / name)}  {name}\n" for name in (LIBRARY, "manifest.json", "weights.safetensors")]
-        (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+        files = {LIBRARY: library, MANIFEST: artifact.path / MANIFEST, WEIGHTS: artifact.path / WEIGHTS}
+        for name, file in files.items():
+            (folder / name).symlink_to(file.resolve())
+        recorded = artifact.manifest["files"]  # checked when the artifact was opened: weights are not read once more
+        sums = [f"{recorded.get(name) or sha256_file(file)}  {name}\n" for name, file in files.items()]
+        (folder / SUMS).write_text("".join(sums), encoding="utf-8")
         yield folder
 
 
