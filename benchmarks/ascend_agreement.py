@@ -24,19 +24,19 @@ import numpy as np
 import torch
 
 from pangu_compile.driver.artifact import ArtifactWriter
-from pangu_compile.driver.build import canonical_reader, load_config, pass_table
+from pangu_compile.driver.build import canonical_reader, load_config
 from pangu_compile.driver.checkpoint import Checkpoint
 from pangu_compile.driver.emit import Job, emit
 from pangu_compile.driver.execute import open_model
+from pangu_compile.driver.optimise import optimise, traced_model
 from pangu_compile.driver.options import make_options
 from pangu_compile.driver.packing import from_bf16, to_bf16
 from pangu_compile.driver.progress import Silent
-from pangu_compile.driver.targets.ascend import Request, traced_module, write_artifact
+from pangu_compile.driver.targets.ascend import STEPS, Request, write_artifact
 from pangu_compile.driver.toolchain import find_compiler
 from pangu_compile.ir import Graph, Module, Value, evaluate_dim, opdef
 from pangu_compile.models.loading import load_reference
 from pangu_compile.models.random_checkpoint import random_config, write_random_checkpoint
-from pangu_compile.passes import run_passes
 from pangu_compile.plan import PlanOptions, make_plan
 from pangu_compile.plan.plan import _weights
 
@@ -107,8 +107,8 @@ def build_both(checkpoint: Path, folder: Path, weights: str, target: str) -> tup
     config = load_config(opened)
     options = {t: make_options(target=t, weights=weights, jobs=1, opt_level=1) for t in ("cpu", target)}
     read = canonical_reader(opened, config)
-    module = traced_module(config, options[target], None, Silent())
-    run_passes(module, passes=pass_table(weights))
+    module = traced_model(config, options[target], Silent(), steps=STEPS)
+    optimise(module, options[target], Silent())
     sizes = {"vocab_size": config.vocab_size, "hidden_size": config.hidden_size, "num_drafts": config.num_nextn_predict_layers}
     manifest = {**sizes, "eos_token_ids": []}
     with ArtifactWriter(folder / "cpu.pangu") as writer:

@@ -23,6 +23,7 @@ from .program_spec import ProgramSpec, StateSpec
 from .reference import OpenPanguForCausalLM
 
 F64 = torch.float64
+GREEDY_STEP, SAMPLED_STEP = WHOLE_STEPS = ("speculate", "speculate_sampled")  # programs of a whole step with drafts
 
 
 class Ring:
@@ -465,11 +466,11 @@ def program_spec(name: str, module: Step | Draft, config: OpenPanguConfig, devic
 
 
 def build_programs(
-    config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCausalLM | None = None, speculate: bool = True
+    config: OpenPanguConfig, mtp: bool = True, lm: OpenPanguForCausalLM | None = None, steps: Sequence[str] = WHOLE_STEPS
 ) -> list[ProgramSpec]:
     """The programs of a model; those of a whole step with drafts are last, as they call the others' layers.
 
-    speculate: whether those of a whole step are wanted, too.
+    steps: which of those are wanted, in the order of WHOLE_STEPS.
     Weights are on the meta device unless `lm` (perhaps a user's edited reference) is given.
     """
     from .speculate import speculate_spec  # built from the programs here
@@ -483,6 +484,5 @@ def build_programs(
     drafts = [Draft(lm, config, head) for head in range(1, config.num_nextn_predict_layers + 1)] if mtp else []
     specs = [program_spec("step", step, config, device)]
     specs += [program_spec(f"draft_{draft.head}", draft, config, device) for draft in drafts]
-    if not drafts or not speculate:
-        return specs
-    return [*specs, *(speculate_spec(step, drafts, config, device, sampled) for sampled in (False, True))]
+    wanted = [name for name in WHOLE_STEPS if name in steps and drafts]
+    return [*specs, *(speculate_spec(name, step, drafts, config, device) for name in wanted)]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from .config import OpenPanguConfig
 from .program_spec import ProgramSpec
-from .programs import Draft, Step, canonical_names
+from .programs import SAMPLED_STEP, Draft, Step, canonical_names
 from .sampling import Filter, accept_sampled, draw
 
 TOKENS = 7  # example of T: arbitrary, and unlike other sizes
@@ -140,9 +140,9 @@ class Speculate(nn.Module):
         return joined(drafts), levels, new_states
 
 
-def speculate_spec(step: Step, drafts: Sequence[Draft], config: OpenPanguConfig, device: str, sampled: bool) -> ProgramSpec:
+def speculate_spec(name: str, step: Step, drafts: Sequence[Draft], config: OpenPanguConfig, device: str) -> ProgramSpec:
     """The program over modules that are programs of their own: their layers are traced only once."""
-    heads, width = len(drafts), config.hidden_size
+    heads, width, sampled = len(drafts), config.hidden_size, name == SAMPLED_STEP
     where: dict[str, Any] = {"device": device}
     module = Speculate(step, drafts, sampled)
     inputs: list[tuple[str, Tensor, str | None]] = [
@@ -167,5 +167,4 @@ def speculate_spec(step: Step, drafts: Sequence[Draft], config: OpenPanguConfig,
     states = tuple(spec for group in module.specs for spec in group)
     limits = {"T": heads + 1}  # what a step leaves behind
     names = canonical_names(module, step.lm)
-    name = "speculate_sampled" if sampled else "speculate"
     return ProgramSpec(name, module, tuple(inputs), states, tuple(outputs), names, cached=cached, limits=limits)

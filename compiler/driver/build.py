@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pangu_compile.errors import CompileError, UserError
+from pangu_compile.errors import UserError
 
 from .artifact import Artifact, ArtifactWriter, check_destination
 from .checkpoint import Checkpoint
 from .emit import Job, emit, runtime_files
+from .manifest import model_entries
+from .optimise import optimise_and_plan, traced_model
 from .options import ASCEND_TARGETS, BuildOptions, make_options
 from .progress import Progress, Silent
 from .targets.ascend import build_ascend
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
     from pangu_compile.models.tensors import Binding, Bindings
-    from pangu_compile.passes.table import Pass
     from pangu_compile.plan import Plan
     from pangu_compile.report import Recorder
 
@@ -72,14 +72,7 @@ def build(
     context = chosen.context(config.max_position_embeddings)
     read = canonical_reader(opened, config, chosen.mtp, model)
     module, plan, recorder = compile_model(config, chosen, context, model, bar)
-    manifest = {
-        "model_type": str(opened.config.get("model_type", "")),
-        "config": config.to_dict(),
-        "eos_token_ids": eos_token_ids(opened),
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_drafts": config.num_nextn_predict_layers if chosen.mtp else 0,
-    }
+    manifest = model_entries(opened, config, chosen)
     # An edited model need not have the configuration's parameters, which the report is about.
     report = "" if model is not None else model_report(config, module, plan, recorder)
     job = Job(plan, read, chosen, tools, manifest, tuple(opened.tokenizer_files()), read.parts, report)
@@ -107,19 +100,10 @@ def compile_model(
     config: OpenPanguConfig, options: BuildOptions, context: int, model: torch.nn.Module | None, progress: Progress
 ) -> tuple[Module, Plan, Recorder]:
     """The optimised module, its plan, and the history of its passes; nothing is read from disk."""
-    from pangu_compile.models.programs import build_programs
     from pangu_compile.report import Recorder
-    from pangu_compile.trace import trace_programs
 
     recorder = Recorder()
-    progress.stage("tracing", 1)
-    specs = build_programs(config, mtp=options.mtp, lm=model)  # type: ignore[arg-type]
-    module = trace_programs(specs)
-    module.info.update(
-        vocab_size=config.vocab_size, hidden_size=config.hidden_size,
-        num_drafts=config.num_nextn_predict_layers if options.mtp else 0,
-    )  # fmt: skip
-    progress.advance(1)
+    module = traced_model(config, options, progress, model)
     return module, optimise_and_plan(module, options, context, progress, observer=recorder), recorder
 
 
@@ -134,41 +118,6 @@ def model_report(config: OpenPanguConfig, module: Module, plan: Plan, recorder: 
     view = View(plan.max_context, chip("cpu", local=False), rates_for(int(plan.info.get("num_drafts", 0)), None))
     summary = model_summary(Compiled(config, module, record, parameter_shapes(config, mtp=False), recorder), view)
     return render_report({**summary, "plan": plan_statistics(record)})
-
-
-def pass_table(weights: str) -> tuple[Pass, ...]:
-    """The passes of a build with that weight format."""
-    from pangu_compile.passes.quantise import quantise_weights
-    from pangu_compile.passes.table import PASSES, Pass
-
-    if weights == "f32":
-        return PASSES
-    quantise = Pass("quantise_weights", partial(quantise_weights, weight_format=weights), frozenset({"clean layout"}))
-    return (*PASSES, quantise)
-
-
-def optimise_and_plan(
-    module: Module, options: BuildOptions, context: int, progress: Progress, dims: Mapping[str, int] | None = None,
-    observer: Recorder | None = None,
-) -> Plan:  # fmt: skip
-    """The pass table and the planner; broken invariants of the compiler become CompileError."""
-    from pangu_compile.ir import IRError
-    from pangu_compile.passes import run_passes
-    from pangu_compile.plan import PlanOptions, make_plan
-
-    progress.stage("optimising", 2)
-    passes = pass_table(options.weights)
-    try:
-        run_passes(module, validate=options.validate, dump_dir=options.dump_ir, passes=passes, observer=observer)
-        progress.advance(1)
-        limits = PlanOptions(max_context=context, max_chunk=options.max_chunk, max_dims=dict(dims or {}))
-        plan = make_plan(module, limits)
-    except IRError as error:
-        raise CompileError(" ".join(str(error).split())) from error
-    except OSError as error:
-        raise UserError(f"cannot write {options.dump_ir}: {error.strerror}") from error
-    progress.advance(1)
-    return plan
 
 
 def module_tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -211,17 +160,3 @@ def canonical_reader(
 
     own = module_tensors(model) if model is not None else {}
     return CanonicalReader(checkpoint, own, bind(config, checkpoint.tensors, mtp))
-
-
-def eos_token_ids(checkpoint: Checkpoint) -> list[int]:
-    """The stop tokens of config.json, else of generation_config.json."""
-    from .checkpoint import read_json_object
-
-    value = checkpoint.config.get("eos_token_id")
-    generation = checkpoint.folder / "generation_config.json"
-    if value is None and generation.is_file():
-        value = read_json_object(generation).get("eos_token_id")
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        raise UserError(f"{checkpoint.folder / 'config.json'}: eos_token_id must be a token id or a list of them")
-    return values

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
 from pangu_compile.errors import CompileError
 from pangu_compile.ir import DType
 
 from .artifact import Artifact, ArtifactWriter, json_text
+from .manifest import producer, program_entries, state_entries, tensor_entries
 from .options import BuildOptions
 from .packing import pack_parts
 from .progress import Progress
+from .rendering import render
 from .safetensors_file import Layout, LayoutWriter
 from .toolchain import Toolchain, arch_flags, build_library, compile_flags, required_features
 
@@ -32,6 +33,7 @@ INCLUDES = (".", "core", "../include")  # relative to src/
 SAFETENSORS_DTYPES = {"f32": "F32", "f64": "F64", "i64": "I64", "i32": "I32", "bool": "BOOL", "bf16": "BF16"}
 
 ReadWeight = Callable[[str], np.ndarray]
+ReadParts = Callable[[str], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Job:
     tools: Toolchain
     manifest: dict[str, Any]
     extra_files: tuple[Path, ...] = ()
-    parts: Callable[[str], Iterator[np.ndarray]] | None = None
+    parts: ReadParts | None = None
     report: str = ""
 
 
@@ -66,6 +68,24 @@ def runtime_files() -> tuple[list[Path], list[Path]]:
     if not include or not any(p.suffix == ".cpp" for p in core):
         raise CompileError(f"the runtime core is missing from {root}; install pangu-compile again")
     return core, include
+
+
+def copy_runtime(writer: ArtifactWriter) -> list[str]:
+    """Copy the runtime core and its public headers; returns the core's files relative to src/."""
+    core, include = runtime_files()
+    for path in core:
+        writer.copy(path, f"src/core/{path.name}")
+    for path in include:
+        writer.copy(path, f"include/{path.name}")
+    return [f"core/{path.name}" for path in core]
+
+
+def parameter_parts(planned: PlannedWeight, read: ReadWeight, parts: ReadParts | None) -> Iterator[np.ndarray]:
+    """A weight's values in order: piece by piece along the first axis where the reader can, else whole."""
+    if planned.folded is not None or planned.constant is not None or parts is None:
+        yield planned.compute(read)
+    else:
+        yield from parts(planned.name)
 
 
 def emit(job: Job, writer: ArtifactWriter, progress: Progress) -> Artifact:
@@ -108,10 +128,7 @@ def _stored(planned: PlannedWeight) -> tuple[str, tuple[int, ...]]:
 
 def _packed(job: Job, planned: PlannedWeight) -> Iterator[np.ndarray]:
     """The stored bytes of one tensor in order; needs little memory beside one part of the parameter."""
-    if planned.folded is not None or planned.constant is not None or job.parts is None:
-        parts: Iterator[np.ndarray] = iter([planned.compute(job.read)])
-    else:
-        parts = job.parts(planned.name)
+    parts = parameter_parts(planned, job.read, job.parts)
     return pack_parts(planned.dtype, tuple(planned.shape), parts, planned.name, job.options.jobs)
 
 
@@ -122,13 +139,8 @@ def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter)
     generated = generate(job.plan, dict(offsets))
     for name in sorted(generated):
         writer.write(f"src/{name}", generated[name])
-    core, include = runtime_files()
-    for path in core:
-        writer.copy(path, f"src/core/{path.name}")
-    for path in include:
-        writer.copy(path, f"include/{path.name}")
     # One translation unit: half the time, since the files share their standard headers.
-    parts = [f'#include "core/{path.name}"\n' for path in core if path.suffix == ".cpp"]
+    parts = [f'#include "{name}"\n' for name in copy_runtime(writer) if name.endswith(".cpp")]
     writer.write(f"src/{RUNTIME_UNIT}", "// The runtime core.\n" + "".join(parts))
     sources = [name for name in (*sorted(generated), RUNTIME_UNIT) if name.endswith(".cpp")]
     writer.write("src/CMakeLists.txt", _cmake(job, sources))
@@ -137,12 +149,8 @@ def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter)
 
 def _cmake(job: Job, sources: list[str]) -> str:
     arch = arch_flags(job.tools, job.options.arch)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
-        autoescape=False, keep_trailing_newline=True,
-    )  # fmt: skip
-    return environment.get_template("CMakeLists.txt.jinja").render(
-        name_hint="NAME.pangu", sources=sources, private_includes=list(INCLUDES[:-1]),
+    return render(
+        "CMakeLists.txt.jinja", name_hint="NAME.pangu", sources=sources, private_includes=list(INCLUDES[:-1]),
         flags=[flag for flag in compile_flags(job.tools, job.options) if flag not in (*arch, *CMAKE_KNOWS)],
         arch_flags=list(arch),
     )  # fmt: skip
@@ -158,12 +166,15 @@ def _compile(job: Job, sources: list[str], writer: ArtifactWriter, progress: Pro
 
 
 def _manifest(job: Job, layout: Layout) -> dict[str, Any]:
-    from pangu_compile import __version__
-
     plan = job.plan
     flags = compile_flags(job.tools, job.options)
+    programs, tensors = program_entries(plan.programs), tensor_entries(layout)
+    for name, p in plan.programs.items():
+        programs[name]["arena_bytes"] = p.arena_bytes
+    for entry, w in zip(tensors.values(), plan.weights, strict=True):
+        entry |= {"format": w.dtype, "logical_shape": list(w.shape)}
     return {
-        "producer": {"name": "pangu-compile", "version": __version__},
+        "producer": producer(),
         "role": plan.info["role"],
         **job.manifest,
         "target": job.options.target,
@@ -173,23 +184,5 @@ def _manifest(job: Job, layout: Layout) -> dict[str, Any]:
         "options": job.options.recorded(),
         "entry_points": {"library": LIBRARY, "weights": WEIGHTS, "header": "include/pangu_runtime.h"},
         "cpu": {"machine": job.tools.machine, "flags": flags, "requires": required_features(job.tools, flags)},
-        "programs": {
-            name: {
-                "dims": list(p.dims),
-                "inputs": [role.key for role in p.params if role.kind == "input"],
-                "outputs": [role.key for role in p.outputs if role.kind == "output"],
-                "arena_bytes": p.arena_bytes,
-            }
-            for name, p in plan.programs.items()
-        },
-        "tensors": {
-            e.name: {
-                "dtype": e.dtype, "shape": list(e.shape), "offset": e.offset, "nbytes": e.nbytes,
-                "format": w.dtype, "logical_shape": list(w.shape),
-            }
-            for e, w in zip(layout.entries.values(), plan.weights, strict=True)
-        },
-        "states": [
-            {"name": s.name, "dtype": s.dtype, "width": s.width, "rows": s.rows, "owner": s.owner} for s in plan.states
-        ],
-    }
+        "programs": programs, "tensors": tensors, "states": state_entries(plan.states),
+    }  # fmt: skip

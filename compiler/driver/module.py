@@ -11,8 +11,9 @@ import numpy as np
 from pangu_compile.errors import UserError
 
 from .artifact import Artifact, ArtifactWriter, check_destination
-from .build import module_tensors, optimise_and_plan
+from .build import module_tensors
 from .emit import Job, emit, runtime_files
+from .optimise import optimise_and_plan
 from .options import make_options
 from .progress import Progress, Silent
 from .toolchain import arch_flags, find_compiler

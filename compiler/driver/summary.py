@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pangu_compile.errors import CompileError, UserError
+from pangu_compile.errors import UserError
 
 from .artifact import MANIFEST, Artifact
-from .build import load_config, pass_table
+from .build import load_config
 from .checkpoint import Checkpoint, read_json_object
+from .optimise import optimise, planned, traced_model
 from .options import ASCEND_TARGETS, BuildOptions, make_options
 from .progress import Progress, Silent
 
@@ -96,44 +97,17 @@ def ir_text(path: Path, progress: Progress | None = None, weights: str | None = 
 
 
 def optimised(
-    config: OpenPanguConfig, options: BuildOptions, recorder: Recorder | None, progress: Progress, speculate: bool = True
+    config: OpenPanguConfig, options: BuildOptions, recorder: Recorder | None, progress: Progress,
+    steps: Sequence[str] | None = None,
 ) -> Module:  # fmt: skip
-    """Trace a model (nothing is read from disk) and run the passes; `recorder` watches.
+    """Trace a model (nothing is read from disk) and run the passes; `recorder` watches. steps: as `traced_model` takes them.
 
-    Args:
-        speculate: whether the programs of a whole step with drafts are wanted, too. They are made of the functions of `step`
-            and the drafts, and take as long to trace as both (20 s for Flash).
     Raises:
         CompileError: an operator that is not covered, or a pass that breaks the graph.
     """
-    from pangu_compile.ir import IRError
-    from pangu_compile.models.programs import build_programs
-    from pangu_compile.passes import run_passes
-    from pangu_compile.trace import trace_programs
-
-    progress.stage("tracing", 1)
-    module = trace_programs(build_programs(config, mtp=options.mtp, speculate=speculate))
-    progress.advance(1)
-    progress.stage("optimising", 1)
-    try:
-        run_passes(module, observer=recorder, passes=pass_table(options.weights))
-    except IRError as error:
-        raise CompileError(" ".join(str(error).split())) from error
-    progress.advance(1)
+    module = traced_model(config, options, progress, steps=steps)
+    optimise(module, options, progress, recorder)
     return module
-
-
-def _planned(module: Module, context: int, progress: Progress) -> dict[str, Any]:
-    from pangu_compile.ir import IRError
-    from pangu_compile.plan import PlanOptions, make_plan
-
-    progress.stage("planning", 1)
-    try:
-        record = make_plan(module, PlanOptions(max_context=context)).to_json()
-    except IRError as error:
-        raise CompileError(" ".join(str(error).split())) from error
-    progress.advance(1)
-    return record
 
 
 def summarise(path: Path, options: InspectOptions | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -158,9 +132,9 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     heads = config.num_nextn_predict_layers if build_options.mtp else 0
     view = View(context, chip(options.target, measure=options.measure), rates_for(heads, options.acceptance))
     recorder = Recorder()
-    module = optimised(config, build_options, recorder, bar, speculate=False)
+    module = optimised(config, build_options, recorder, bar, steps=())
     own_plan = opened.artifact is not None and opened.artifact.manifest.get("target") == "cpu"
-    plan = read_json_object(path / "plan.json") if own_plan else _planned(module, context, bar)
+    plan = read_json_object(path / "plan.json") if own_plan else planned(module, context, bar).to_json()
     compiled = Compiled(config, module, plan, parameter_shapes(config, mtp=False), recorder)
     summary = {**_head(opened), **model_summary(compiled, view), "plan": plan_statistics(plan)}
     if options.target in ASCEND_TARGETS:
@@ -183,7 +157,6 @@ def _ascend(compiled: Compiled, view: View, target: str) -> dict[str, Any]:
     from .targets.ascend_estimate import device_module, estimate
 
     config, module = compiled.config, compiled.module
-    module.info.setdefault("num_drafts", len(view.acceptance))
     try:
         host = generate(module, target, view.context)
     except IRError as error:

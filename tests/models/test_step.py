@@ -63,7 +63,7 @@ def test_rejected_rows_leave_no_trace(seed: int) -> None:
     config = random_config(seed)
     model, tokens, expected = make(config, seed)
     chance, slack = Random(seed), config.num_nextn_predict_layers
-    trunk, *drafts = build_programs(config, lm=model, speculate=False)
+    trunk, *drafts = build_programs(config, lm=model, steps=())
     got, below = run(trunk, [tokens], slack, chance)
     torch.testing.assert_close(got, expected[0], atol=1e-9, rtol=0)
     for j, draft in enumerate(drafts, 1):

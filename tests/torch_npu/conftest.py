@@ -70,7 +70,7 @@ class Traced:
 
 
 def _traced(name: str, config: OpenPanguConfig, folder: Path) -> Traced:
-    specs = build_programs(config, speculate=False)
+    specs = build_programs(config, steps=())
     return Traced(name, config, run_passes(trace_programs(specs)), folder)
 
 

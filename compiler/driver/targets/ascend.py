@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
 from pangu_compile.errors import CompileError
 
 from ..artifact import Artifact, ArtifactWriter, json_text
-from ..emit import runtime_files
+from ..emit import WEIGHTS, ReadParts, ReadWeight, copy_runtime, parameter_parts
+from ..manifest import model_entries, producer, program_entries, state_entries, tensor_entries
+from ..optimise import compile_errors, optimise, traced_model
 from ..packing import pack_parts, quantise_q8
 from ..progress import Progress
+from ..rendering import render
 from ..safetensors_file import Layout, LayoutWriter
 
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from ..options import BuildOptions
 
-TARGETS = ("ascend910b", "ascend910_93")
-WEIGHTS = "weights.safetensors"
+STEPS = ("speculate",)  # the runtime verifies sampled drafts itself, one program at a time
 FORMS = {"bf16": "BF16", "f32": "F32", "taps": "F32", "int8": "U8", "int8 joined": "U8"}
 # A chip of each family, for the command in the artifact's README; `npu-smi info` names the one at hand.
 EXAMPLE_CHIPS = {"ascend910b": "Ascend910B2", "ascend910_93": "Ascend910_9392"}
@@ -40,8 +41,8 @@ class Request:
     """One artifact. manifest: what the caller knows (config, sizes, stop tokens)."""
 
     module: Module
-    read: Callable[[str], np.ndarray]
-    parts: Callable[[str], Iterator[np.ndarray]] | None
+    read: ReadWeight
+    parts: ReadParts | None
     options: BuildOptions
     max_context: int
     manifest: Mapping[str, Any]
@@ -52,46 +53,16 @@ def build_ascend(
     checkpoint: Checkpoint, options: BuildOptions, model: torch.nn.Module | None, out: str | Path, progress: Progress
 ) -> Artifact:
     """Trace, optimise and write the artifact of a checkpoint; `model` is a user's edited reference, or None."""
-    from pangu_compile.passes import run_passes
-
-    from ..build import canonical_reader, eos_token_ids, load_config, pass_table
+    from ..build import canonical_reader, load_config
 
     config = load_config(checkpoint)
     read: CanonicalReader = canonical_reader(checkpoint, config, options.mtp, model)
-    module = traced_module(config, options, model, progress)
-    progress.stage("optimising", 1)
-    from pangu_compile.ir import IRError
-
-    try:
-        run_passes(module, validate=options.validate, dump_dir=options.dump_ir, passes=pass_table(options.weights))
-    except IRError as error:
-        raise CompileError(" ".join(str(error).split())) from error
-    progress.advance(1)
-    manifest = {
-        "model_type": str(checkpoint.config.get("model_type", "")), "config": config.to_dict(),
-        "eos_token_ids": eos_token_ids(checkpoint), "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
-        "num_drafts": config.num_nextn_predict_layers if options.mtp else 0,
-    }  # fmt: skip
+    module = traced_model(config, options, progress, model, STEPS)
+    optimise(module, options, progress)
+    manifest = model_entries(checkpoint, config, options)
     context = options.context(config.max_position_embeddings)
     request = Request(module, read, read.parts, options, context, manifest, tuple(checkpoint.tokenizer_files()))
     return write_artifact(request, out, progress)
-
-
-def traced_module(config: Any, options: BuildOptions, model: torch.nn.Module | None, progress: Progress) -> Module:
-    """The traced programs with what the generated tables say of the model."""
-    from pangu_compile.models.programs import build_programs
-    from pangu_compile.trace import trace_programs
-
-    progress.stage("tracing", 1)
-    # Sampling is the host's: the runtime verifies sampled drafts one program at a time.
-    specs = [s for s in build_programs(config, mtp=options.mtp, lm=model) if s.name != "speculate_sampled"]  # type: ignore[arg-type]
-    module = trace_programs(specs)
-    module.info.update(
-        vocab_size=config.vocab_size, hidden_size=config.hidden_size,
-        num_drafts=config.num_nextn_predict_layers if options.mtp else 0,
-    )  # fmt: skip
-    progress.advance(1)
-    return module
 
 
 def write_artifact(request: Request, out: str | Path, progress: Progress) -> Artifact:
@@ -101,13 +72,10 @@ def write_artifact(request: Request, out: str | Path, progress: Progress) -> Art
         CompileError: an operator, or a shape, that has no form on the chip.
     """
     from pangu_compile.codegen.ascend.host import generate
-    from pangu_compile.ir import IRError
 
     options = request.options
-    try:
+    with compile_errors():
         host = generate(request.module, options.target, request.max_context, options.max_chunk)
-    except IRError as error:
-        raise CompileError(" ".join(str(error).split())) from error
     chains = weight_chains(host.weights)
     layout = Layout((_tensor_name(c), FORMS[c[0].form], _stored_shape(c)) for c in chains)
     with ArtifactWriter(out) as writer:
@@ -116,7 +84,7 @@ def write_artifact(request: Request, out: str | Path, progress: Progress) -> Art
         writer.write("plan.json", json_text(host.plan))
         for file in request.extra_files:
             writer.copy(file, file.name)
-        writer.write("README.md", _render("ascend_README.md.jinja", **_facts(request, host)))
+        writer.write("README.md", render("ascend_README.md.jinja", trim=True, **_facts(request, host)))
         return writer.commit(_manifest(request, host, layout))
 
 
@@ -177,11 +145,7 @@ def stored_pieces(weight: StoredWeight, request: Request) -> Iterator[np.ndarray
 
 def float_parts(weight: StoredWeight, request: Request) -> Iterator[np.ndarray]:
     """The parameter in float32, one expert of a stacked one at a time."""
-    planned = weight.planned
-    if planned.folded is not None or planned.constant is not None or request.parts is None:
-        yield planned.compute(request.read)
-    else:
-        yield from request.parts(planned.name)
+    return parameter_parts(weight.planned, request.read, request.parts)
 
 
 def int8_pieces(chain: list[StoredWeight], request: Request) -> Iterator[np.ndarray]:
@@ -222,30 +186,17 @@ def _write_weights(
 # Sources.
 
 
-def _render(template: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
-        autoescape=False, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template(template).render(**values)
-
-
 def _write_sources(host: HostProgram, offsets: Mapping[str, int], target: str, writer: ArtifactWriter) -> None:
     files = {**host.files, "host/model.cpp": host.model(offsets)}
     for name in sorted(files):
         writer.write(f"src/{name}", files[name])
-    core, include = runtime_files()
-    for path in core:
-        writer.copy(path, f"src/core/{path.name}")
-    for path in include:
-        writer.copy(path, f"include/{path.name}")
-    sources = sorted([*files, *(f"core/{path.name}" for path in core)])
+    sources = sorted([*files, *copy_runtime(writer)])
     listed = {
         "kernels": [name for name in sources if name.startswith("kernels/") and name.endswith(".cpp")],
         "sources": [name for name in sources if not name.startswith("kernels/") and name.endswith(".cpp")],
     }
-    writer.write("src/CMakeLists.txt", _render("ascend_CMakeLists.txt.jinja", chip=EXAMPLE_CHIPS[target], **listed))
-    writer.write("src/check.c", _render("ascend_check.c.jinja"))
+    writer.write("src/CMakeLists.txt", render("ascend_CMakeLists.txt.jinja", trim=True, chip=EXAMPLE_CHIPS[target], **listed))
+    writer.write("src/check.c", render("ascend_check.c.jinja", trim=True))
 
 
 def _facts(request: Request, host: HostProgram) -> dict[str, Any]:
@@ -257,29 +208,14 @@ def _facts(request: Request, host: HostProgram) -> dict[str, Any]:
 
 
 def _manifest(request: Request, host: HostProgram, layout: Layout) -> dict[str, Any]:
-    from pangu_compile import __version__
-
     module, options = request.module, request.options
     return {
-        "producer": {"name": "pangu-compile", "version": __version__},
+        "producer": producer(),
         "role": module.info["role"],
         **request.manifest,
         "target": options.target, "weights": options.weights, "max_context": request.max_context, "max_chunk": host.max_chunk,
         "options": options.recorded(),
         "entry_points": {"sources": "src/CMakeLists.txt", "weights": WEIGHTS, "header": "include/pangu_runtime.h"},
-        "programs": {
-            name: {
-                "dims": list(p.dims),
-                "inputs": [role.key for role in p.params if role.kind == "input"],
-                "outputs": [role.key for role in p.outputs if role.kind == "output"],
-            }
-            for name, p in module.programs.items()
-        },
-        "tensors": {
-            e.name: {"dtype": e.dtype, "shape": list(e.shape), "offset": e.offset, "nbytes": e.nbytes}
-            for e in layout.entries.values()
-        },
-        "states": [
-            {"name": s.name, "dtype": "bf16", "width": s.width, "rows": s.rows, "owner": s.owner} for s in module.states.values()
-        ],
+        "programs": program_entries(module.programs), "tensors": tensor_entries(layout),
+        "states": state_entries(module.states.values(), "bf16"),
     }  # fmt: skip

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 
-from pangu_compile.errors import CompileError
-
 from ..artifact import Artifact, ArtifactWriter, json_text
+from ..emit import WEIGHTS
+from ..manifest import model_entries, producer, program_entries, state_entries, tensor_entries
+from ..optimise import compile_errors, optimise, traced_model
 from ..progress import Progress
+from ..rendering import render
 from ..safetensors_file import Layout, LayoutWriter
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
     from ..options import BuildOptions
 
-WEIGHTS, PROGRAM = "weights.safetensors", "src/model.py"
+PROGRAM = "src/model.py"
 MAX_CHUNK = 256
 ReadWeight = Callable[[str], np.ndarray]
 
@@ -49,30 +50,15 @@ def build_program(
     checkpoint: Checkpoint, options: BuildOptions, model: torch.nn.Module | None, out: str | Path, progress: Progress
 ) -> Artifact:
     """Trace, optimise and write the program of a checkpoint; `model` is a user's edited reference, or None."""
-    from pangu_compile.ir import IRError
-    from pangu_compile.models.programs import build_programs
-    from pangu_compile.passes import run_passes
-    from pangu_compile.trace import trace_programs
+    from pangu_compile.passes import PASSES
 
-    from ..build import canonical_reader, eos_token_ids, load_config
+    from ..build import canonical_reader, load_config
 
     config = load_config(checkpoint)
     read = canonical_reader(checkpoint, config, options.mtp, model)
-    progress.stage("tracing", 1)
-    # Generation runs the drafts one by one: the programs that chain them are not needed.
-    module = trace_programs(build_programs(config, options.mtp, model, speculate=False))  # type: ignore[arg-type]
-    progress.advance(1)
-    progress.stage("optimising", 1)
-    try:
-        run_passes(module, validate=options.validate, dump_dir=options.dump_ir)
-    except IRError as error:
-        raise CompileError(" ".join(str(error).split())) from error
-    progress.advance(1)
-    manifest = {
-        "model_type": str(checkpoint.config.get("model_type", "")), "config": config.to_dict(),
-        "eos_token_ids": eos_token_ids(checkpoint), "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
-        "num_drafts": config.num_nextn_predict_layers if options.mtp else 0,
-    }  # fmt: skip
+    module = traced_model(config, options, progress, model, steps=())  # generation runs the drafts one by one
+    optimise(module, options, progress, passes=PASSES)
+    manifest = model_entries(checkpoint, config, options)
     request = Request(
         module, read, options.chip, options.weights, options.context(config.max_position_embeddings), manifest, options.max_chunk,
         options.recorded(), tuple(checkpoint.tokenizer_files()),
@@ -88,13 +74,10 @@ def write_artifact(request: Request, out: str | Path, progress: Progress) -> Art
     """
     from pangu_compile.codegen.torch_npu import CallError, generate
     from pangu_compile.codegen.torch_npu.emit import Limits
-    from pangu_compile.ir import IRError
 
     limits = Limits(request.max_context, min(request.max_chunk or MAX_CHUNK, request.max_context))
-    try:
+    with compile_errors(CallError):
         generated = generate(request.module, request.chip, request.dtype, limits, request.manifest)
-    except (IRError, CallError) as error:
-        raise CompileError(" ".join(str(error).split())) from error
     with ArtifactWriter(out) as writer:
         for name in sorted(generated.files):
             writer.write(f"src/{name}", generated.files[name])
@@ -136,40 +119,20 @@ def _write_weights(generated: Generated, read: ReadWeight, writer: ArtifactWrite
 
 
 def _readme(request: Request, generated: Generated) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), undefined=jinja2.StrictUndefined,
-        autoescape=False, keep_trailing_newline=True,
-    )  # fmt: skip
-    return environment.get_template("torch_npu_README.md.jinja").render(
-        chip=request.chip, dtype=request.dtype, plan=generated.plan, max_context=request.max_context
+    return render(
+        "torch_npu_README.md.jinja", chip=request.chip, dtype=request.dtype, plan=generated.plan, max_context=request.max_context
     )
 
 
 def _manifest(request: Request, max_chunk: int, layout: Layout) -> dict[str, Any]:
-    from pangu_compile import __version__
-
     module = request.module
     return {
-        "producer": {"name": "pangu-compile", "version": __version__},
+        "producer": producer(),
         "role": module.info["role"],
         **request.manifest,
         "target": "torch_npu", "chip": request.chip, "weights": request.dtype,
         "max_context": request.max_context, "max_chunk": max_chunk, "options": dict(request.options),
         "entry_points": {"program": PROGRAM, "weights": WEIGHTS},
-        "programs": {
-            name: {
-                "dims": list(p.dims),
-                "inputs": [role.key for role in p.params if role.kind == "input"],
-                "outputs": [role.key for role in p.outputs if role.kind == "output"],
-            }
-            for name, p in module.programs.items()
-        },
-        "tensors": {
-            e.name: {"dtype": e.dtype, "shape": list(e.shape), "offset": e.offset, "nbytes": e.nbytes}
-            for e in layout.entries.values()
-        },
-        "states": [
-            {"name": s.name, "dtype": request.dtype, "width": s.width, "rows": s.rows, "owner": s.owner}
-            for s in module.states.values()
-        ],
+        "programs": program_entries(module.programs), "tensors": tensor_entries(layout),
+        "states": state_entries(module.states.values(), request.dtype),
     }  # fmt: skip
