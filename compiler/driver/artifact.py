@@ -21,6 +21,8 @@ FORMAT_VERSION = 1
 FORMAT_NAME = "pangu-compile artifact"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
+WEIGHTS = "weights.safetensors"
+LIBRARY = "lib/libpangu_model.so"
 BLOCK = 1 << 20
 
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from pangu_compile.errors import UserError
 
-from .artifact import Artifact
-from .emit import WEIGHTS
+from .artifact import WEIGHTS, Artifact
 from .targets.program import ProgramModel
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from pangu_compile.errors import CompileError
 from pangu_compile.ir import DType
 
-from .artifact import Artifact, ArtifactWriter, json_text
+from .artifact import LIBRARY, WEIGHTS, Artifact, ArtifactWriter, json_text
 from .manifest import producer, program_entries, state_entries, tensor_entries
 from .options import BuildOptions
 from .packing import pack_parts
@@ -25,8 +25,6 @@ from .toolchain import Toolchain, arch_flags, build_library, compile_flags, requ
 if TYPE_CHECKING:
     from pangu_compile.plan import Plan, PlannedWeight
 
-WEIGHTS = "weights.safetensors"
-LIBRARY = "lib/libpangu_model.so"
 CMAKE_KNOWS = ("-fPIC", "-pthread", "-pipe")  # CMake adds these itself, or does not need them
 RUNTIME_UNIT = "runtime.cpp"
 INCLUDES = (".", "core", "../include")  # relative to src/

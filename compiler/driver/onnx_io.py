@@ -12,10 +12,10 @@ import numpy as np
 
 from pangu_compile.errors import CompileError, UserError
 
-from .artifact import Artifact, ArtifactWriter, check_destination
+from .artifact import WEIGHTS, Artifact, ArtifactWriter, check_destination
 from .build import ReadWeight, canonical_reader
 from .checkpoint import Checkpoint
-from .emit import WEIGHTS, Job, emit, runtime_files
+from .emit import Job, emit, runtime_files
 from .optimise import optimise_and_plan
 from .options import make_options
 from .progress import Progress, Silent

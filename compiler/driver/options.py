@@ -12,10 +12,8 @@ from pangu_compile.errors import UserError
 TARGETS = ("cpu", "ascend910b", "ascend910_93", "torch_npu")
 WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4")
 ARCHS = ("native", "x86-64-v3", "aarch64")
-AVAILABLE_TARGETS = TARGETS
 ASCEND_TARGETS = ("ascend910b", "ascend910_93")
 CHIPS = ("ascend910b", "ascend910_93", "ascend950")  # that --target torch_npu knows
-AVAILABLE_WEIGHTS = WEIGHT_FORMATS
 DEFAULT_CONTEXT = 4096
 
 
@@ -45,10 +43,10 @@ class BuildOptions:
     chip: str = CHIPS[0]
 
     def __post_init__(self) -> None:
-        _choice("target", self.target, TARGETS, AVAILABLE_TARGETS)
-        _choice("weights", self.weights, WEIGHT_FORMATS, AVAILABLE_WEIGHTS)
-        _choice("arch", self.arch, ARCHS, ARCHS)
-        _choice("chip", self.chip, CHIPS, CHIPS)
+        _choice("target", self.target, TARGETS)
+        _choice("weights", self.weights, WEIGHT_FORMATS)
+        _choice("arch", self.arch, ARCHS)
+        _choice("chip", self.chip, CHIPS)
         if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
         if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8"):
@@ -87,11 +85,9 @@ class BuildOptions:
         }  # fmt: skip
 
 
-def _choice(name: str, value: str, known: tuple[str, ...], available: tuple[str, ...]) -> None:
+def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"{name} {value!r} is not one of {', '.join(known)}")
-    if value not in available:
-        raise UserError(f"{name} {value!r} is not available in this version; use {', '.join(available)}")
 
 
 def make_options(**options: Any) -> BuildOptions:

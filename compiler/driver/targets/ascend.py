@@ -11,8 +11,8 @@ import numpy as np
 
 from pangu_compile.errors import CompileError
 
-from ..artifact import Artifact, ArtifactWriter, json_text
-from ..emit import WEIGHTS, ReadParts, ReadWeight, copy_runtime, parameter_parts
+from ..artifact import WEIGHTS, Artifact, ArtifactWriter, json_text
+from ..emit import ReadParts, ReadWeight, copy_runtime, parameter_parts
 from ..manifest import model_entries, producer, program_entries, state_entries, tensor_entries
 from ..optimise import compile_errors, optimise, traced_model
 from ..packing import pack_parts, quantise_q8

@@ -15,8 +15,7 @@ from pathlib import Path
 from pangu_compile.errors import CompileError, UserError
 from pangu_compile.runtime import Model
 
-from ..artifact import MANIFEST, SUMS, Artifact, list_files, sha256_file
-from ..emit import LIBRARY, WEIGHTS
+from ..artifact import LIBRARY, MANIFEST, SUMS, WEIGHTS, Artifact, list_files, sha256_file
 from ..options import cache_folder, make_options
 from ..toolchain import Toolchain, find_compiler
 

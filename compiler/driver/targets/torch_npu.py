@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..artifact import Artifact, ArtifactWriter, json_text
-from ..emit import WEIGHTS
+from ..artifact import WEIGHTS, Artifact, ArtifactWriter, json_text
 from ..manifest import model_entries, producer, program_entries, state_entries, tensor_entries
 from ..optimise import compile_errors, optimise, traced_model
 from ..progress import Progress
