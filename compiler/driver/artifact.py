@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +23,10 @@ FORMAT_NAME = "pangu-compile artifact"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 WEIGHTS = "weights.safetensors"
+PIECES = "weights.crc32"  # what the runtime compares the weights with: SHA-256 of gigabytes takes seconds
 LIBRARY = "lib/libpangu_model.so"
 BLOCK = 1 << 20
+PIECE = 1 << 22
 
 
 def json_text(value: Any) -> str:
@@ -37,6 +40,13 @@ def sha256_file(path: Path) -> str:
         while block := stream.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def piece_sums(path: Path) -> str:
+    """The text of PIECES: bytes of a piece and of the file, then the CRC-32 of every piece in hexadecimal."""
+    with open(path, "rb") as stream:
+        sums = [zlib.crc32(piece) for piece in iter(lambda: stream.read(PIECE), b"")]
+    return f"{PIECE} {path.stat().st_size}\n" + "".join(f"{s:08x}\n" for s in sums)
 
 
 def list_files(root: Path) -> list[str]:
@@ -194,6 +204,8 @@ class ArtifactWriter:
 
     def commit(self, manifest: dict[str, Any]) -> Artifact:
         """Write manifest and sums, sync everything, and take the place of an earlier artifact."""
+        if (self.root / WEIGHTS).is_file():
+            self.write(PIECES, piece_sums(self.root / WEIGHTS))
         files = {name: sha256_file(self.root / name) for name in list_files(self.root)}
         manifest = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **manifest, "files": files}
         self.write(MANIFEST, json_text(manifest))

@@ -1,11 +1,11 @@
 #include "model.h"
 
 #include "sha256.h"
+#include "verify.h"
 
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
-#include <sstream>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <thread>
@@ -31,53 +31,6 @@ MappedFile::MappedFile(const std::string &path) {
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<uint8_t *>(data_), size_);
-}
-
-namespace {
-
-// The integer value of a top-level key; manifest.json is written by us, so this needs no JSON parser.
-long manifest_version(const std::string &text, const std::string &path) {
-  const std::string key = "\"format_version\"";
-  const size_t at = text.find(key);
-  if (at == std::string::npos) throw Error(PANGU_BAD_ARTIFACT, path + ": has no format_version; this is not an artifact of pangu-compile");
-  size_t i = at + key.size();
-  while (i < text.size() && (text[i] == ' ' || text[i] == ':' || text[i] == '\n')) ++i;
-  return std::strtol(text.c_str() + i, nullptr, 10);
-}
-
-void check_file(const std::string &folder, const std::string &name, const std::string &expected) {
-  const std::string path = folder + "/" + name;
-  const MappedFile file(path);
-  if (sha256_hex(file.data(), file.size()) != expected)
-    throw Error(PANGU_CORRUPT, path + ": does not match its checksum in SHA256SUMS; the artifact is corrupt, build it again");
-}
-
-} // namespace
-
-void verify_artifact(const std::string &folder, bool checksums) {
-  const std::string manifest_path = folder + "/manifest.json";
-  const MappedFile manifest(manifest_path);
-  const long version = manifest_version(std::string(reinterpret_cast<const char *>(manifest.data()), manifest.size()), manifest_path);
-  if (version != PANGU_FORMAT_VERSION)
-    throw Error(PANGU_BAD_VERSION, manifest_path + ": format version " + std::to_string(version) + ", this runtime reads " +
-                                       std::to_string(PANGU_FORMAT_VERSION) + "; build the artifact again");
-  if (!checksums) return;
-  const std::string sums_path = folder + "/SHA256SUMS";
-  const MappedFile sums(sums_path);
-  std::istringstream lines(std::string(reinterpret_cast<const char *>(sums.data()), sums.size()));
-  std::string line;
-  bool manifest_listed = false, weights_listed = false;
-  while (std::getline(lines, line)) {
-    if (line.size() < 67 || line[64] != ' ' || line[65] != ' ' || line.find_first_not_of("0123456789abcdef") != 64)
-      throw Error(PANGU_CORRUPT, sums_path + ": a line is damaged; the artifact is corrupt, build it again");
-    const std::string name = line.substr(66);
-    if (name.find("..") != std::string::npos || name[0] == '/') throw Error(PANGU_CORRUPT, sums_path + ": names " + name + ", outside the artifact");
-    manifest_listed |= name == "manifest.json";
-    weights_listed |= name == "weights.safetensors";
-    check_file(folder, name, line.substr(0, 64));
-  }
-  if (!manifest_listed || !weights_listed)
-    throw Error(PANGU_CORRUPT, sums_path + ": does not list every file; the artifact is corrupt, build it again");
 }
 
 } // namespace pangu_core
@@ -115,20 +68,23 @@ void check_processor(const std::string &folder) {
                                         ", which this processor lacks; build the artifact with --arch x86-64-v3 or on this machine");
 }
 
+int thread_count(const pangu_model_options &options) {
+  return options.threads > 0 ? options.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
 std::string checked(const std::string &folder, const pangu_model_options &options) {
   struct stat info {};
   if (::stat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))
     throw Error(PANGU_BAD_ARTIFACT, folder + ": no such artifact directory");
   check_processor(folder);
-  pangu_core::verify_artifact(folder, options.skip_verify == 0);
+  pangu_core::verify_artifact(folder, options.skip_verify == 0, thread_count(options));
   return folder + "/weights.safetensors";
 }
 
 } // namespace
 
 pangu_model::pangu_model(const std::string &folder, const pangu_model_options &options)
-    : threads(options.threads > 0 ? options.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))),
-      file_(checked(folder, options)) {
+    : threads(thread_count(options)), file_(checked(folder, options)) {
   if (tables.abi_version != PANGU_ABI_VERSION)
     throw Error(PANGU_BAD_VERSION, folder + ": library of ABI version " + std::to_string(tables.abi_version) + "; build it again");
   struct stat sums {};

@@ -25,9 +25,6 @@ private:
   size_t size_ = 0;
 };
 
-// Throws Error unless manifest.json has our format version and every file equals its line in SHA256SUMS.
-void verify_artifact(const std::string &folder, bool checksums);
-
 } // namespace pangu_core
 
 struct pangu_model {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pangu_compile.runtime import ArtifactError, ContextFullError, InputError, Model, Sampling
+
+from . import fake
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5]
@@ -332,33 +336,71 @@ def test_c_program(artifact, tmp_path, model):
     assert again.returncode == 1 and "manifest.json" in again.stdout
 
 
-SHA_MAIN = r"""
+SUMS_MAIN = r"""
+#include "crc32.h"
 #include "sha256.h"
 #include <cstdio>
 #include <cstdlib>
 int main(int argc, char **argv) {
-  const size_t n = static_cast<size_t>(std::atoi(argv[1]));
-  std::string data(n, 0);
-  for (size_t i = 0; i < n; ++i) data[i] = static_cast<char>(i * 131 + (i >> 8));
-  std::puts(pangu_core::sha256_hex(reinterpret_cast<const uint8_t *>(data.data()), n).c_str());
-  return argc > 2;
+  for (int a = 1; a < argc; ++a) {
+    const size_t n = static_cast<size_t>(std::atoi(argv[a]));
+    std::string data(n, 0);
+    for (size_t i = 0; i < n; ++i) data[i] = static_cast<char>(i * 131 + (i >> 8));
+    const uint8_t *const bytes = reinterpret_cast<const uint8_t *>(data.data());
+    std::printf("%s %08x\n", pangu_core::sha256_hex(bytes, n).c_str(), pangu_core::crc32(bytes, n));
+  }
 }
 """
 
 
-def test_sha256(tmp_path):
-    import hashlib
+@pytest.mark.parametrize("machine", ["x86", "portable", "aarch64"])  # as this processor does it, from tables, with CRC instructions
+def test_checksums_are_the_standard_ones(tmp_path, machine):
+    (tmp_path / "main.cpp").write_text(SUMS_MAIN)
+    core, binary = ROOT / "runtime/core", tmp_path / "sums"
+    compiler, flags, start = {
+        "x86": ("g++", [], []), "portable": ("g++", ["-DPANGU_PORTABLE"], []),
+        "aarch64": ("aarch64-linux-gnu-g++", ["-static"], ["qemu-aarch64"]),
+    }[machine]  # fmt: skip
+    if not all(shutil.which(tool) for tool in (compiler, *start)):
+        pytest.skip(f"needs {compiler} and {start}")
+    sources = [str(tmp_path / "main.cpp"), str(core / "sha256.cpp"), str(core / "crc32.cpp")]
+    subprocess.run([compiler, "-std=c++17", "-O1", *flags, "-I", str(core), *sources, "-o", str(binary)], check=True)
+    lengths = [0, 1, 15, 55, 56, 63, 64, 65, 79, 80, 119, 120, 127, 128, 129, 1000, 70001]
+    done = subprocess.run([*start, str(binary), *map(str, lengths)], capture_output=True, text=True, check=True)
+    for n, line in zip(lengths, done.stdout.splitlines(), strict=True):
+        data = bytes((i * 131 + (i >> 8)) & 255 for i in range(n))
+        assert line == f"{hashlib.sha256(data).hexdigest()} {zlib.crc32(data):08x}", n
 
-    (tmp_path / "main.cpp").write_text(SHA_MAIN)
-    core = ROOT / "runtime/core"
-    for number, flags in enumerate(([], ["-DPANGU_PORTABLE"])):  # the second build has the portable code alone
-        binary = tmp_path / f"sha{number}"
-        subprocess.run(["g++", "-std=c++17", "-O1", *flags, "-I", str(core), str(tmp_path / "main.cpp"),
-                        str(core / "sha256.cpp"), "-o", str(binary)], check=True)  # fmt: skip
-        for n in (0, 1, 55, 56, 63, 64, 65, 119, 120, 1000, 70001):
-            data = bytes((i * 131 + (i >> 8)) & 255 for i in range(n))
-            done = subprocess.run([str(binary), str(n)], capture_output=True, text=True, check=True)
-            assert done.stdout.strip() == hashlib.sha256(data).hexdigest()
+
+@pytest.mark.parametrize("threads", [1, 3, 64])
+def test_weights_are_compared_piece_by_piece(artifact, tmp_path, threads):
+    copy = tmp_path / "copy.pangu"
+    shutil.copytree(artifact, copy)
+    weights = copy / "weights.safetensors"
+    data = weights.read_bytes()
+
+    def sums(piece):
+        pieces = [data[i : i + piece] for i in range(0, len(data), piece)]
+        return [f"{piece} {len(data)}", *(f"{zlib.crc32(p):08x}" for p in pieces)]
+
+    def opens(lines, changed=data):
+        (copy / "weights.crc32").write_text("\n".join(lines) + "\n")
+        weights.write_bytes(data)
+        fake.seal(copy)  # the weights' own line in SHA256SUMS is not what is compared
+        weights.write_bytes(changed)
+        Model(copy, threads=threads).close()
+
+    for piece in (1000, len(data), 1 << 20):
+        opens(sums(piece))
+    lines = sums(1000)
+    for at in (0, 999, 1000, len(data) - 1):
+        with pytest.raises(ArtifactError, match=r"weights\.safetensors: does not match its checksum in weights\.crc32"):
+            opens(lines, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    for wrong in (lines[:-1], [*lines, "00000000"], [f"1000 {len(data) + 1}", *lines[1:]], ["0 0"], ["words"], []):
+        with pytest.raises(ArtifactError, match=r"weights\.crc32"):
+            opens(wrong)
+    with pytest.raises(ArtifactError):
+        opens(lines, data[:-1])
 
 
 def test_closed_handles_are_refused(artifact):

@@ -15,7 +15,7 @@ from pathlib import Path
 from pangu_compile.errors import CompileError, UserError
 from pangu_compile.runtime import Model
 
-from ..artifact import LIBRARY, MANIFEST, SUMS, WEIGHTS, Artifact, list_files, sha256_file
+from ..artifact import LIBRARY, MANIFEST, PIECES, SUMS, WEIGHTS, Artifact, list_files, sha256_file
 from ..options import cache_folder, make_options
 from ..toolchain import Toolchain, find_compiler
 
@@ -67,7 +67,7 @@ def _with_library(artifact: Artifact, library: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pangu-run-") as scratch:
         folder = Path(scratch)
         (folder / "lib").mkdir()
-        files = {LIBRARY: library, MANIFEST: artifact.path / MANIFEST, WEIGHTS: artifact.path / WEIGHTS}
+        files = {LIBRARY: library, **{name: artifact.path / name for name in (MANIFEST, WEIGHTS, PIECES)}}
         for name, file in files.items():
             (folder / name).symlink_to(file.resolve())
         recorded = artifact.manifest["files"]  # checked when the artifact was opened: weights are not read once more
