@@ -74,10 +74,11 @@ def _state(state: StateInfo, max_context: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def generate(plan: Plan, weight_offsets: Mapping[str, int]) -> dict[str, str]:
+def generate(plan: Plan, weight_offsets: Mapping[str, int], leveled: bool = False) -> dict[str, str]:
     """Source files of the model, by name relative to the artifact's src/.
 
     Args:
+        leveled: model.cpp will be compiled for several instruction sets, among which a table `pangu_levels` lets choose.
         weight_offsets: byte offset of every planned weight in weights.safetensors.
     """
     dims = sorted({d for program in plan.programs.values() for d in program.dims})
@@ -93,7 +94,7 @@ def generate(plan: Plan, weight_offsets: Mapping[str, int]) -> dict[str, str]:
         "model.cpp.jinja", formats=formats, dims=dims, functions=functions, weights=weights,
         programs=[_program(p, name, weight_index, state_index) for name, p in plan.programs.items()],
         states=[_state(s, plan.max_context) for s in plan.states],
-        role=plan.info["role"], vocab_size=plan.info.get("vocab_size", 0), hidden_size=plan.info.get("hidden_size", 0),
+        leveled=leveled, role=plan.info["role"], vocab_size=plan.info.get("vocab_size", 0), hidden_size=plan.info.get("hidden_size", 0),
         max_context=plan.max_context, max_chunk=plan.max_chunk, num_drafts=plan.info.get("num_drafts", 0),
     )  # fmt: skip
     headers = {name: (HERE / "kernels" / name).read_text() for name in KERNEL_HEADERS}

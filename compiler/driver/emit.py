@@ -20,7 +20,7 @@ from .packing import pack_parts
 from .progress import Progress
 from .rendering import render
 from .safetensors_file import Layout, LayoutWriter
-from .toolchain import Toolchain, arch_flags, build_library, compile_flags, required_features
+from .toolchain import Toolchain, arch_flags, build_library, compile_flags, levels, required_features
 
 if TYPE_CHECKING:
     from pangu_compile.plan import Plan, PlannedWeight
@@ -134,15 +134,30 @@ def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter)
     """src/ and include/; returns what is to be compiled, relative to src/."""
     from pangu_compile.codegen.cpu import generate
 
-    generated = generate(job.plan, dict(offsets))
+    more = levels(job.options)
+    generated = generate(job.plan, dict(offsets), leveled=bool(more))
+    if more:
+        generated |= {f"model_{level.identifier}.cpp": render("level.cpp.jinja", level=level) for level in more}
+        generated["levels.cpp"] = render("levels.cpp.jinja", levels=more, machine=job.tools.machine)
     for name in sorted(generated):
         writer.write(f"src/{name}", generated[name])
     # One translation unit: half the time, since the files share their standard headers.
     parts = [f'#include "{name}"\n' for name in copy_runtime(writer) if name.endswith(".cpp")]
     writer.write(f"src/{RUNTIME_UNIT}", "// The runtime core.\n" + "".join(parts))
-    sources = [name for name in (*sorted(generated), RUNTIME_UNIT) if name.endswith(".cpp")]
+    sources = _link_order([name for name in (*sorted(generated), RUNTIME_UNIT) if name.endswith(".cpp")], job)
     writer.write("src/CMakeLists.txt", _cmake(job, sources))
     return sources
+
+
+def _level_flags(job: Job) -> dict[str, tuple[str, ...]]:
+    return {f"model_{level.identifier}.cpp": level.flags for level in levels(job.options)}
+
+
+def _link_order(sources: list[str], job: Job) -> list[str]:
+    """What better processors run comes last, the best at the very end: of an inline function that several files have, the
+    linker keeps the first, which every processor that calls it must be able to run."""
+    best_last = list(reversed(_level_flags(job)))
+    return [name for name in sources if name not in best_last] + best_last
 
 
 def _cmake(job: Job, sources: list[str]) -> str:
@@ -150,7 +165,7 @@ def _cmake(job: Job, sources: list[str]) -> str:
     return render(
         "CMakeLists.txt.jinja", name_hint="NAME.pangu", sources=sources, private_includes=list(INCLUDES[:-1]),
         flags=[flag for flag in compile_flags(job.tools, job.options) if flag not in (*arch, *CMAKE_KNOWS)],
-        arch_flags=list(arch),
+        arch_flags=list(arch), level_flags=_level_flags(job),
     )  # fmt: skip
 
 
@@ -159,7 +174,7 @@ def _compile(job: Job, sources: list[str], writer: ArtifactWriter, progress: Pro
     with tempfile.TemporaryDirectory(prefix="pangu-objects-") as scratch:
         build_library(
             job.tools, compile_flags(job.tools, job.options), writer.root.resolve() / "src", sources, INCLUDES,
-            writer.path(LIBRARY).resolve(), Path(scratch), job.options.jobs, progress.advance,
+            writer.path(LIBRARY).resolve(), Path(scratch), job.options.jobs, progress.advance, _level_flags(job),
         )  # fmt: skip
 
 
@@ -181,6 +196,7 @@ def _manifest(job: Job, layout: Layout) -> dict[str, Any]:
         "max_chunk": plan.max_chunk,
         "options": job.options.recorded(),
         "entry_points": {"library": LIBRARY, "weights": WEIGHTS, "header": "include/pangu_runtime.h"},
-        "cpu": {"machine": job.tools.machine, "flags": flags, "requires": required_features(job.tools, flags)},
+        "cpu": {"machine": job.tools.machine, "flags": flags, "requires": required_features(job.tools, flags),
+                "levels": [{"name": level.name, "flags": list(level.flags)} for level in levels(job.options)]},
         "programs": programs, "tensors": tensors, "states": state_entries(plan.states),
     }  # fmt: skip

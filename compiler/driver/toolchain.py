@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,33 @@ ISA_MACROS = {
     "__AVX512VNNI__": "avx512_vnni", "__AVX512BF16__": "avx512_bf16", "__AVX512FP16__": "avx512_fp16",
     "__ARM_NEON": "asimd", "__ARM_FEATURE_SVE": "sve", "__ARM_FEATURE_DOTPROD": "asimddp",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Level:
+    """An instruction set beyond the least that an artifact needs, for which the model is compiled once more.
+
+    `features`: how the code that chooses asks for it: names of __builtin_cpu_supports (x86), bits of AT_HWCAP (aarch64).
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    features: tuple[str, ...]
+
+    @property
+    def identifier(self) -> str:
+        return self.name.replace("-", "_")
+
+
+V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+# Best first: the first that the processor has is used.
+LEVELS = {
+    "x86-64-v3": (
+        Level("x86-64-v4-vnni", ("-march=x86-64-v4", "-mavx512vnni"), (*V4, "avx512vnni")),
+        Level("x86-64-v4", ("-march=x86-64-v4",), V4),
+    ),
+    "aarch64": (Level("armv8-2-a-dotprod", ("-march=armv8.2-a+dotprod",), ("HWCAP_ASIMDDP",)),),
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +146,11 @@ def cpu_features() -> set[str] | None:
     return None
 
 
+def levels(options: BuildOptions) -> tuple[Level, ...]:
+    """What the model is compiled for besides the least; empty where the machine is known."""
+    return LEVELS.get(options.arch, ())
+
+
 def compile_flags(tools: Toolchain, options: BuildOptions) -> list[str]:
     """Flags that decide the code, without paths: the same list goes into the artifact's CMakeLists.txt."""
     return [f"-O{options.opt_level}", *COMPILE_FLAGS, *arch_flags(tools, options.arch)]
@@ -126,11 +158,12 @@ def compile_flags(tools: Toolchain, options: BuildOptions) -> list[str]:
 
 def build_library(
     tools: Toolchain, flags: Sequence[str], root: Path, sources: Sequence[str], includes: Sequence[str], output: Path,
-    scratch: Path, jobs: int = 2, advance: Callable[[int], None] | None = None,
+    scratch: Path, jobs: int = 2, advance: Callable[[int], None] | None = None, more: Mapping[str, Sequence[str]] | None = None,
 ) -> None:  # fmt: skip
-    """Compile `sources` (relative to `root`, compiled there so that no absolute path gets in) and link `output`.
+    """Compile `sources` (relative to `root`, compiled there so that no absolute path gets in) and link `output`, in this order.
 
     Args:
+        more: flags of single sources, behind those of all.
         scratch: an existing folder for object files.
         jobs: compilers at once.
         advance: called with 1 for every finished step (sources + 1 in all).
@@ -143,7 +176,7 @@ def build_library(
         stable = [] if tools.is_clang else [f"-frandom-seed={source}"]
         commands.append(
             [
-                *tools.command, *flags, *stable, f"-ffile-prefix-map={root}=.",
+                *tools.command, *flags, *(more or {}).get(source, ()), *stable, f"-ffile-prefix-map={root}=.",
                 *(f"-I{folder}" for folder in includes), "-c", source, "-o", str(target),
             ]
         )  # fmt: skip

@@ -72,6 +72,12 @@ int thread_count(const pangu_model_options &options) {
   return options.threads > 0 ? options.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
+const pangu_generated_model_desc &best_level() {
+  for (const pangu_level *level = pangu_generated_model.levels; level != nullptr && level->name != nullptr; ++level)
+    if (level->supported()) return *level->model;
+  return pangu_generated_model;
+}
+
 std::string checked(const std::string &folder, const pangu_model_options &options) {
   struct stat info {};
   if (::stat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))
@@ -84,7 +90,7 @@ std::string checked(const std::string &folder, const pangu_model_options &option
 } // namespace
 
 pangu_model::pangu_model(const std::string &folder, const pangu_model_options &options)
-    : threads(thread_count(options)), file_(checked(folder, options)) {
+    : tables(best_level()), threads(thread_count(options)), file_(checked(folder, options)) {
   if (tables.abi_version != PANGU_ABI_VERSION)
     throw Error(PANGU_BAD_VERSION, folder + ": library of ABI version " + std::to_string(tables.abi_version) + "; build it again");
   struct stat sums {};

@@ -32,7 +32,7 @@ struct pangu_model {
 
   const pangu_program_desc &program(const std::string &name) const; // Error where there is none
   const pangu_program_desc *find(const std::string &name) const;    // null where there is none
-  const pangu_generated_model_desc &tables = pangu_generated_model;
+  const pangu_generated_model_desc &tables; // for the best instruction set that the library has and the processor too
   std::vector<const void *> weights;
   int threads;
   std::string fingerprint; // of all files of the artifact; empty where SHA256SUMS is absent and was not asked for

@@ -82,7 +82,22 @@ typedef struct {
 //            draft_uniform f64[K], uniform f64[K+1]: numbers in [0, 1) for the drafts and for their verification}
 // start == S == number of rows already processed by that program's states (for draft_j the head's LOCAL row index);
 // rows: indices into 0..T-1 of the tokens whose logits are wanted. M may be 0, T is 1..max_chunk, S+T <= max_context.
+#ifdef __cplusplus
+#define PANGU_NONE = nullptr
+#else
+#define PANGU_NONE
+#endif
+
+typedef struct pangu_generated_model_desc pangu_generated_model_desc;
+
+// The same model, compiled for a better processor.
 typedef struct {
+  const char *name;            // null behind the last one
+  int32_t (*supported)(void);  // by this processor
+  const pangu_generated_model_desc *model;
+} pangu_level;
+
+struct pangu_generated_model_desc {
   int32_t abi_version;
   const char *role;            // "lm", or "module" for an arbitrary compiled torch module
   int64_t vocab_size, hidden_size, max_context, max_chunk;
@@ -91,12 +106,10 @@ typedef struct {
   const pangu_weight_desc *weights;
   const pangu_state_desc *states;
   const pangu_program_desc *programs;
-  const pangu_device *device   // null: everything is host memory
-#ifdef __cplusplus
-      = nullptr
-#endif
-      ;
-} pangu_generated_model_desc;
+  const pangu_device *device PANGU_NONE; // null: everything is host memory
+  const pangu_level *levels PANGU_NONE;  // best first; null: none
+};
+#undef PANGU_NONE
 
 extern const pangu_generated_model_desc pangu_generated_model;
 

@@ -234,9 +234,20 @@ const pangu_program_desc kPrograms[] = {
 #endif
 };
 
+#ifdef FAKE_LEVELS // bit i: the processor has the i-th of three levels, whose contexts are 1, 2, 3 smaller than the least's
+template <int I> int32_t has() { return FAKE_LEVELS >> I & 1; }
+#define LEVEL(i)                                                                                                        \
+  const pangu_generated_model_desc kLevel##i = {PANGU_ABI_VERSION, "lm", kVocab, kHidden, FAKE_CONTEXT - 1 - i, FAKE_CHUNK, FAKE_HEADS, 1, 8, \
+                                                static_cast<int32_t>(sizeof kPrograms / sizeof *kPrograms), kWeights, kStates, kPrograms};
+LEVEL(0) LEVEL(1) LEVEL(2)
+const pangu_level kLevels[] = {{"best", has<0>, &kLevel0}, {"better", has<1>, &kLevel1}, {"good", has<2>, &kLevel2}, {nullptr, nullptr, nullptr}};
+#else
+const pangu_level *const kLevels = nullptr;
+#endif
+
 } // namespace
 
 extern "C" const pangu_generated_model_desc pangu_generated_model = {
     PANGU_ABI_VERSION, "lm", kVocab, kHidden, FAKE_CONTEXT, FAKE_CHUNK, FAKE_HEADS, 1, 8,
-    static_cast<int32_t>(sizeof kPrograms / sizeof *kPrograms), kWeights, kStates, kPrograms,
+    static_cast<int32_t>(sizeof kPrograms / sizeof *kPrograms), kWeights, kStates, kPrograms, nullptr, kLevels,
 };

@@ -294,3 +294,16 @@ def test_c_driver_under_sanitizers(tmp_path, built, compiler, sanitizer):
     path = fake.artifact(tmp_path / "a.pangu", built, 70)
     done = subprocess.run([str(binary), str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("has", "chosen"), [(0, 0), (0b111, 1), (0b110, 2), (0b100, 3), (0b101, 1)])
+def test_the_best_instruction_set_that_the_processor_has(has, chosen, tmp_path_factory):
+    """Each level of this model has a context of its own: `chosen` less than the least level's (0)."""
+    folder = tmp_path_factory.mktemp("levels")
+    contexts = []
+    for name, macros in (("plain", {}), ("leveled", {"levels": has})):
+        path = fake.artifact(folder / f"{name}.pangu", fake.library(folder / f"{name}.so", **macros), 50)
+        with Model(path, threads=1) as model, model.session() as session:
+            contexts.append(model.max_context)
+            assert len(session.generate(PROMPT, 20).tokens) == 20
+    assert contexts[0] - contexts[1] == chosen
