@@ -7,6 +7,7 @@ from typing import Any
 from pangu_compile.codegen.ascend.attention_kernels import attention
 from pangu_compile.codegen.ascend.index_kernels import index_score, index_topk
 from pangu_compile.codegen.ascend.platform import platform
+from pangu_compile.codegen.ascend.product_kernels import product
 from pangu_compile.codegen.ascend.select_kernels import argmax, moe_gate, mtp_verify
 from pangu_compile.codegen.ascend.stream_kernels import Post, Pre, mhc
 from pangu_compile.codegen.ascend.vector_kernels import conv_norm, index_key, residual, ring_write, rms_norm, rotary, swiglu
@@ -98,6 +99,14 @@ INDEX_SCORE = {
     "score_4": dict(heads=4, channels=32, scale=0.3),
 }
 TOPK = {"topk_20": dict(top=20), "topk_128": dict(top=128), "topk_2048": dict(top=2048)}
+PRODUCT = {
+    "product_10": dict(depth=10, columns=19),
+    "product_one": dict(depth=1, columns=1),
+    "product_96": dict(depth=96, columns=150),
+    "product_odd": dict(depth=1301, columns=333),
+    "product_2560": dict(depth=2560, columns=2560),
+    "product_logits": dict(depth=97, columns=9001),
+}
 RING = {"ring_576": dict(channels=576, ring=515), "ring_29": dict(channels=29, ring=6)}
 
 SPECS: dict[str, tuple[Any, dict[str, Any]]] = {}
@@ -116,6 +125,7 @@ for _builder, _group in (
     (index_score, INDEX_SCORE),
     (index_topk, TOPK),
     (ring_write, RING),
+    (product, PRODUCT),
 ):
     SPECS |= {name: (_builder, spec) for name, spec in _group.items()}
 KERNELS = {name: builder(CHIP, name, **spec) for name, (builder, spec) in SPECS.items()}
