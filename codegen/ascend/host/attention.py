@@ -14,7 +14,7 @@ from ..attention_kernels import attention
 from ..index_kernels import index_score, index_topk
 from ..vector_kernels import conv_norm, index_key, ring_write, rotary
 from .body import Body, Operands
-from .products import project, wide_type
+from .products import multiply, project, wide_type
 from .values import Tensor, View
 
 
@@ -100,7 +100,7 @@ def index_prologue(body: Body, o: Operands) -> None:
     operands = {"x": key, "gamma": o.tensor("k_gamma", "f32"), "table": table, "cache": o.state("cache", "new_cache")}
     operands |= {"beta": o.tensor("k_beta", "f32")} if "k_beta" in o else {}
     body.launch(kernel, {"tokens": tokens, "row": o.shape("cache")[0]}, operands)
-    body.emit("matmul", u, body.matrix(o.values["weights_proj"]), View(iw, (tokens, heads)))
+    multiply(body, u, body.matrix(o.values["weights_proj"]), View(iw, (tokens, heads)))
     body.factors[o.results["iw"]] = o.attrs["scale"]
 
 

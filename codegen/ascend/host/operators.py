@@ -12,7 +12,7 @@ from ..stream_kernels import Post, Pre, mhc
 from ..vector_kernels import conv_norm, residual, rms_norm, swiglu
 from .attention import attention_output, dense_attention, dsa_attention, index_prologue, mla_prologue, swa_attention
 from .body import Body, Operands
-from .products import Rows, grouped, is_int8, project, wide_type
+from .products import Rows, grouped, is_int8, multiply, project, wide_type
 from .values import Tensor, Verdict, View
 
 Lower = Callable[[Body, Operands], None]
@@ -37,7 +37,7 @@ def _linear(body: Body, o: Operands) -> None:
     (value,) = o.results.values()
     if body.lowering.is_logits(body.graph, value):
         out = o.result("out0", "f32")
-        body.emit("matmul", o.view("in0"), body.matrix(o.values["in1"]), View(out, value.type.shape))
+        multiply(body, o.view("in0"), body.matrix(o.values["in1"]), View(out, value.type.shape))
     else:
         project(body, o.view("in0"), (o.values["in1"],), View(o.result("out0"), value.type.shape))
 
@@ -195,7 +195,7 @@ def _own_tokens(body: Body, o: Operands, out: Tensor) -> None:
         norm(body, x, rows, o.values["gamma"], o.attrs["eps"], normed)
         x = normed
     logits = body.buffer("f32", rows, columns)
-    body.emit("matmul", View(x, (rows, hidden)), body.matrix(o.values["w"]), View(logits, (rows, columns)))
+    multiply(body, View(x, (rows, hidden)), body.matrix(o.values["w"]), View(logits, (rows, columns)))
     kernel = body.lowering.kernels.get(argmax, "argmax", columns=columns)
     body.launch(kernel, {"tokens": rows}, {"logits": logits, "index": out})
 

@@ -1,10 +1,11 @@
-"""Products with weights: bf16, or int8 weights by rows that are quantised token by token."""
+"""Products with weights: bf16, by the vendor or in float32 by our own kernel, or int8 by rows that are quantised token by token."""
 
 from __future__ import annotations
 
 from pangu_compile.ir import Value
 from pangu_compile.ir.types import dim, product
 
+from ..product_kernels import product as product_kernel
 from .body import Body
 from .values import Tensor, View, int8_scales
 
@@ -18,6 +19,16 @@ def is_int8(body: Body, weight: Value) -> bool:
 def wide_type(body: Body, weight: Value) -> str:
     """What a product that the residual reads is stored as: the vendor's int8 product has no float32 result."""
     return "bf16" if is_int8(body, weight) else "f32"
+
+
+def multiply(body: Body, x: View, weight: View, out: View) -> None:
+    """out = x times a weight seen as [I, O]. The vendor's product of bf16 operands is rounded to bf16: float32 ones are ours."""
+    if out.tensor.dtype != "f32":
+        body.emit("matmul", x, weight, out)
+        return
+    depth, columns = (int(d) for d in weight.dims)
+    kernel = body.lowering.kernels.get(product_kernel, "product", depth=depth, columns=columns)
+    body.launch(kernel, {"tokens": product(x.dims[:-1])}, {"x": x.tensor, "w": weight.tensor, "y": out.tensor})
 
 
 def quantised(body: Body, x: View) -> Rows:
@@ -34,7 +45,7 @@ def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Ro
     """out = x times the weights [O, I], one behind the other, transposed. `rows`: x quantised, where it exists only so."""
     first = weights[0]
     if not is_int8(body, first):
-        body.emit("matmul", x, body.joined(*weights) if len(weights) == 2 else body.matrix(first), out)
+        multiply(body, x, body.joined(*weights) if len(weights) == 2 else body.matrix(first), out)
         return
     form = "int8" if len(weights) == 1 else "int8 joined"
     held = [body.weight(w) for w in weights]

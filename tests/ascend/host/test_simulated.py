@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,15 @@ def test_command_line(built: Built, capfd: pytest.CaptureFixture[str]) -> None:
     assert "simulated" in done.err and record["stats"]["simulated"] is True and len(record["tokens"]) == 4
     Artifact.open(built.npu)  # nothing was written into it
     assert main(["run", str(built.cpu), "--tokens", "1", "--simulate"]) == 2
+
+
+def test_no_vendor_product_of_bf16_is_asked_for_float32(built: Built, built_int8: Built) -> None:
+    """It would be rounded to bf16 first: such results are our own kernel's."""
+    for artifact in (built.npu, built_int8.npu):
+        program = (artifact / "src/host/model.cpp").read_text()
+        products = [line for line in program.splitlines() if re.search(r"\b(batch_)?matmul\(", line)]
+        assert products and not [line for line in products if re.search(r"\(d, bf16\(.* f32\(", line)]
+        assert "launch_product" in program
 
 
 def test_artifact_has_what_cann_needs(built: Built) -> None:

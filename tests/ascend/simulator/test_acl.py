@@ -129,6 +129,19 @@ def test_batch_matmul(device: Device, random: np.random.Generator) -> None:
     np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_wide_result_is_no_finer_than_the_operands(device: Device, random: np.random.Generator, batched: bool) -> None:
+    """The vendor's product has the type of its operands, and is cast to the result's."""
+    shape = (2,) if batched else ()
+    a, b = bfloat16(random.standard_normal((*shape, 5, 70))), bfloat16(random.standard_normal((*shape, 70, 9)))
+    out = np.zeros((*shape, 5, 9), np.float32)
+    device.run("aclnnBatchMatMul" if batched else "aclnnMatmul", device.tensor(a), device.tensor(b),
+               device.tensor(out, written=False), ctypes.c_int8(0))
+    device.fetch()
+    assert (out.view(np.uint32) & 0xFFFF == 0).all()
+    np.testing.assert_allclose(out, widened(a) @ widened(b), rtol=2**-7, atol=1e-2)
+
+
 def test_quant_matmul(device: Device, random: np.random.Generator) -> None:
     x, w = random.integers(-127, 128, (6, 4096)).astype(np.int8), random.integers(-127, 128, (7, 4096)).astype(np.int8)
     scale, rows = random.uniform(0.5, 1, 7).astype(np.float32), random.uniform(0.5, 1, 6).astype(np.float32)

@@ -28,7 +28,8 @@ PANGU_VIEW(i64, ACL_INT64)
 PANGU_VIEW(int8, ACL_INT8)
 #undef PANGU_VIEW
 
-void matmul(Device &d, const View &a, const View &b, const View &out);       // [M, K] x [K, N]; a float32 result of bf16 operands is allowed
+// Products are rounded to the operands' type, whatever type `out` has; float32 results of bf16 operands are our kernel `product`'s.
+void matmul(Device &d, const View &a, const View &b, const View &out);       // [M, K] x [K, N]
 void batch_matmul(Device &d, const View &a, const View &b, const View &out); // [B, M, K] x [B, K, N]
 // x int8[M, K] times weight int8[N, K] transposed, times a scale for each of N and each of M; bf16.
 void quant_matmul(Device &d, const View &x, const View &weight, const View &scale, const View &row_scale, const View &out);

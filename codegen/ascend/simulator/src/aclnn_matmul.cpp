@@ -1,4 +1,5 @@
-// Matrix products of vendor operators: float32 accumulation (int32 for int8), one rounding at the end.
+// Matrix products of vendor operators: float32 accumulation (int32 for int8), one rounding at the end. Matmul and BatchMatMul round
+// to the type of their operands and cast that to the type of the result, as documented: a float32 result of bf16 operands is no finer.
 #include <cmath>
 
 #include "acl_objects.h"
@@ -39,6 +40,12 @@ void demand_product(const aclTensor& a, const aclTensor& b, const aclTensor& out
     demand(!is_integer(a.type) && a.type == b.type, "operands of two types, or of integers");
 }
 
+float rounded(float value, aclDataType type) {
+    if (type == ACL_BF16) return float_of(uint32_t(bfloat16_bits(value)) << 16);
+    if (type == ACL_FLOAT16) return half_value(half_bits(value));
+    return value;
+}
+
 // Leading dimensions are broadcast; `out` has them all.
 void batched(const aclTensor& a, const aclTensor& b, const aclTensor& out) {
     const int64_t m = a.dim(-2), k = a.dim(-1), n = b.dim(-1);
@@ -60,7 +67,7 @@ void batched(const aclTensor& a, const aclTensor& b, const aclTensor& out) {
             return std::vector<float>(all.begin() + at, all.begin() + at + size);
         };
         const std::vector<float> c = product(piece(a, left, m * k), piece(b, right, k * n), m, k, n);
-        result.insert(result.end(), c.begin(), c.end());
+        for (const float value : c) result.push_back(rounded(value, a.type));
     }
     assign(out, result);
 }
