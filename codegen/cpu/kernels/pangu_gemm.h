@@ -4,8 +4,9 @@
 // vector is added up in a fixed order, and the chunks' sums are added to y in order. So an element's value does not
 // depend on the tile that it was computed in.
 //
-// float32 and bfloat16 multiply in float32. q8 and q4 multiply integers: activations are 16-bit integers with one scale
-// for 512 columns of a token (an error of 2^-16 of the largest of them), their products are summed exactly in 32 bits.
+// float32 and bfloat16 multiply in float32. q8 and q4 multiply integers, whose products are summed exactly. For q8, activations
+// are 16-bit integers with one scale for 512 columns of a token (an error of 2^-16 of the largest of them). For q4 they are 8-bit
+// integers with a scale for each group of 32 columns (2^-8): the weights themselves are much coarser than that.
 #pragma once
 
 namespace pangu {
@@ -15,8 +16,9 @@ constexpr int64_t kFloatChunk = 512;
 constexpr float kIntPeak = 32639.0f;   // 127 * 257: both halves of such an integer fit into signed bytes
 constexpr int64_t kRowBlock = 128;     // rows of w that stay in the second-level cache while all tokens pass
 
-// Activations made ready for a weight format; valid while x and the scratch are. For q8 and q4 each token has a record:
-// integers (64 bytes for 32 columns), then -8 * (sum of a group's integers) as floats, then the scale of each chunk.
+// Activations made ready for a weight format; valid while x and the scratch are. For q8 each token has a record of integers
+// (64 bytes for 32 columns), then the scale of each chunk. For q4: integers (32 bytes for a group), then for every group, in
+// sixteens, its scale, then -8 * scale * (sum of its integers), as floats; zeros behind the last group.
 struct Rows {
   const float *x;
   int64_t stride;
@@ -25,9 +27,16 @@ struct Rows {
 };
 
 inline int64_t int_chunks(int64_t I) { return (I + kIntChunk - 1) / kIntChunk; }
-inline int64_t sums_offset(int64_t I) { return weight_groups(I) * 64; }
-inline int64_t scales_offset(int64_t I) { return sums_offset(I) + int_chunks(I) * (kIntChunk / kQuantGroup) * 4; }
-inline int64_t record_bytes(int64_t I) { return (scales_offset(I) + int_chunks(I) * 4 + 63) / 64 * 64; }
+constexpr int64_t kChunkGroups = kIntChunk / kQuantGroup;
+namespace record8 {
+inline int64_t scales(int64_t I) { return weight_groups(I) * 64; }
+inline int64_t bytes(int64_t I) { return (scales(I) + int_chunks(I) * 4 + 63) / 64 * 64; }
+} // namespace record8
+namespace record4 {
+inline int64_t scales(int64_t I) { return (weight_groups(I) + 3) / 4 * 4 * kQuantGroup; } // for the widest vector
+inline int64_t offsets(int64_t I) { return scales(I) + int_chunks(I) * kChunkGroups * 4; }
+inline int64_t bytes(int64_t I) { return (offsets(I) + int_chunks(I) * kChunkGroups * 4 + 63) / 64 * 64; }
+} // namespace record4
 
 // f(0), f(1), .. with constants. Loops over accumulators are written so, because g++ keeps arrays in registers only if
 // every index is a constant early on.
@@ -47,6 +56,14 @@ struct RowProduct { // n tokens times rows of w: see linear_picked
 
   const uint8_t *row(int64_t o) const { return static_cast<const uint8_t *>(w.data) + o * w.row_stride; }
 };
+
+// Asks for the lines of the R rows behind a tile of R rows, one after the other while the tile is computed: line `i` of every row
+// of the tile, R of them behind it. Memory is read in one stream so, although the tile itself is read in R of them, which
+// is worth half the time of q4 for one token.
+template <int R> PANGU_INLINE inline void prefetch_behind(const RowProduct &p, int64_t o, int64_t i) {
+  const uint8_t *const behind = p.row(o + R) + i * (64 * R);
+  unroll<R>([&](auto r) PANGU_INLINE { simd::prefetch(behind + 64 * r); });
+}
 
 // Where T tokens of a product are read and written.
 template <int T> struct Tokens {
@@ -139,18 +156,20 @@ template <class E> struct FloatTile {
       for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const element *>(p.row(o + r)) + chunk * kChunk;
       for (int t = 0; t < T; ++t) x[t] = tokens.x[t] + chunk * kChunk;
       FloatSums<R * T> sums;
-      add_chunk<R, T>(w, x, min(kChunk, p.I - chunk * kChunk), R * p.w.row_stride, sums);
+      add_chunk<R, T>(p, o, chunk * kChunk, w, x, min(kChunk, p.I - chunk * kChunk), sums);
       elements.add(sums);
     }
     elements.store(tokens, o);
   }
 
-  template <int R, int T> PANGU_INLINE static void add_chunk(const element *const *w, const float *const *x, int64_t n, int64_t ahead, FloatSums<R * T> &sums) {
+  template <int R, int T>
+  PANGU_INLINE static void add_chunk(const RowProduct &p, int64_t o, int64_t from, const element *const *w, const float *const *x, int64_t n,
+                                     FloatSums<R * T> &sums) {
     using namespace simd;
+    constexpr int64_t kLine = 64 / sizeof(element);
     int64_t k = 0;
     for (; k + kFloats <= n; k += kFloats) {
-      if (T < kTokens && k % (64 / static_cast<int64_t>(sizeof(element))) == 0) // the rows of the next tile
-        for (int r = 0; r < R; ++r) prefetch(reinterpret_cast<const uint8_t *>(w[r] + k) + ahead);
+      if (T < kTokens && k % kLine == 0) prefetch_behind<R>(p, o, (from + k) / kLine);
       step<R, T>(w, x, k, sums);
     }
     if (k == n) return;
@@ -178,13 +197,13 @@ template <class E> struct FloatTile {
 struct Q8Tile {
   static constexpr int64_t kChunk = kIntChunk, kPass = 5;
   static constexpr int kTokens = 4;
-  static constexpr int rows(int64_t tokens) { return tokens == 1 ? 8 : simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
+  static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
 
   template <int R, int T> static void run(const RowProduct &p, const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) {
     using namespace simd;
     Elements<R, T> elements(tokens, o, begin == 0);
     const float *scales[T];
-    for (int t = 0; t < T; ++t) scales[t] = reinterpret_cast<const float *>(tokens.record[t] + scales_offset(p.I));
+    for (int t = 0; t < T; ++t) scales[t] = reinterpret_cast<const float *>(tokens.record[t] + record8::scales(p.I));
     const int8_t *w[R];
     for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const int8_t *>(p.row(o + r));
     for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -192,7 +211,7 @@ struct Q8Tile {
       const int64_t stop = min((chunk + 1) * kChunk, p.w.row_stride);
       int64_t k = chunk * kChunk;
       for (; k + 64 <= stop; k += 64) {
-        for (int r = 0; r < R; ++r) prefetch(w[r] + k + R * p.w.row_stride); // the next tile's rows, a line at a time
+        prefetch_behind<R>(p, o, k / 64);
         add_dots<R, T>(w, tokens.record, k, sums);
         add_dots<R, T>(w, tokens.record, k + 32, sums);
       }
@@ -222,17 +241,16 @@ struct Q8Tile {
 struct Q4Tile {
   static constexpr int64_t kChunk = kIntChunk, kPass = 5;
   static constexpr int kTokens = 4;
-  static constexpr int rows(int64_t tokens) { return tokens == 1 ? 8 : simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
-  static constexpr int64_t kGroups = kChunk / kQuantGroup;
+  static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
+  static constexpr int64_t kGroups = kChunkGroups, kUnit = simd::kUnit, kUnitBytes = kUnit * kQuantGroup / 2;
 
   template <int R, int T> static void run(const RowProduct &p, const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) {
-    using namespace simd;
     Elements<R, T> elements(tokens, o, begin == 0);
     const int64_t groups = weight_groups(p.I);
     const float *scales[T], *offsets[T];
     for (int t = 0; t < T; ++t) {
-      scales[t] = reinterpret_cast<const float *>(tokens.record[t] + scales_offset(p.I));
-      offsets[t] = reinterpret_cast<const float *>(tokens.record[t] + sums_offset(p.I));
+      scales[t] = reinterpret_cast<const float *>(tokens.record[t] + record4::scales(p.I));
+      offsets[t] = reinterpret_cast<const float *>(tokens.record[t] + record4::offsets(p.I));
     }
     const uint8_t *w[R];
     for (int r = 0; r < R; ++r) w[r] = p.row(o + r);
@@ -244,11 +262,17 @@ struct Q4Tile {
       start<R, T>(half, groups, first, stop - first, offsets, group_scale, sums);
       int64_t g = first;
       for (; g + 4 <= stop; g += 4) {
-        for (int r = 0; r < R; ++r) prefetch(w[r] + g * 16 + R * p.w.row_stride);
-        for (int64_t i = g; i < g + 4; ++i) add_group<R, T>(w, tokens.record, i, i - first, group_scale, sums);
+        prefetch_behind<R>(p, o, g / 4);
+        for (int64_t i = g; i < g + 4; i += kUnit) add_unit<R, T>(w, tokens.record, scales, i, i - first, group_scale, sums);
       }
-      for (; g < stop; ++g) add_group<R, T>(w, tokens.record, g, g - first, group_scale, sums);
-      elements.add(sums, scales, chunk);
+      for (; g + kUnit <= stop; g += kUnit) add_unit<R, T>(w, tokens.record, scales, g, g - first, group_scale, sums);
+      if (g < stop) {
+        uint8_t part[R][kUnitBytes] = {}; // activations are zero there
+        const uint8_t *from[R];
+        for (int r = 0; r < R; ++r) std::memcpy(part[r], w[r] + g * 16, static_cast<size_t>(stop - g) * 16), from[r] = part[r] - g * 16;
+        add_unit<R, T>(from, tokens.record, scales, g, g - first, group_scale, sums);
+      }
+      elements.add(sums);
     }
     elements.store(tokens, o);
   }
@@ -276,21 +300,25 @@ struct Q4Tile {
     });
   }
 
+  // As many groups as fill a vector with four sums each.
   template <int R, int T>
-  PANGU_INLINE static void add_group(const uint8_t *const *w, const uint8_t *const *x, int64_t g, int64_t i,
-                                     const float (*scale)[kGroups], FloatSums<R * T> &sums) {
+  PANGU_INLINE static void add_unit(const uint8_t *const *w, const uint8_t *const *x, const float *const *scales, int64_t g, int64_t i,
+                                    const float (*scale)[kGroups], FloatSums<R * T> &sums) {
     using namespace simd;
-    unroll<R>([&](auto r) PANGU_INLINE {
-      WPart wv[kParts];
-      w_parts_q4(w[r] + g * 16, wv);
-      const vf s = f_set(scale[r][i]);
+    if constexpr (T == 1) { // x stays in registers
+      const Bytes8 xv = x8_load(x[0] + g * kQuantGroup);
+      const vf xs = f_groups(scales[0] + g);
+      unroll<R>([&](auto r) PANGU_INLINE { sums.v[r] = f_fma(n_dot(w_nibbles(w[r] + g * 16), xv), f_mul(f_groups(scale[r] + i), xs), sums.v[r]); });
+    } else {
+      Nibbles wv[R];
+      vf ws[R];
+      unroll<R>([&](auto r) PANGU_INLINE { wv[r] = w_nibbles(w[r] + g * 16), ws[r] = f_groups(scale[r] + i); });
       unroll<T>([&](auto t) PANGU_INLINE {
-        IAcc dot = i_product(wv[0], x_part(x[t] + g * 64, 0));
-        unroll<kParts - 1>([&](auto part) PANGU_INLINE { dot = i_dot(dot, wv[part + 1], x_part(x[t] + g * 64, part + 1)); });
-        sums.v[t * R + r] = f_fma(i_float(dot), s, sums.v[t * R + r]);
+        const Bytes8 xv = x8_load(x[t] + g * kQuantGroup);
+        const vf xs = f_groups(scales[t] + g);
+        unroll<R>([&](auto r) PANGU_INLINE { sums.v[t * R + r] = f_fma(n_dot(wv[r], xv), f_mul(ws[r], xs), sums.v[t * R + r]); });
       });
-      if (T > 2 && !kManyRegisters) PANGU_FORGET();
-    });
+    }
   }
 };
 

@@ -6,6 +6,8 @@
 //   XPart     the same part of 32 activations, from the 64 bytes that x_pack32 wrote
 //   IAcc      exact int32 sums of products, spread over lanes
 //   f4        four floats: the sums of four vectors
+//   Nibbles   kUnit groups of 32 four-bit weights, as bytes 0..15; Bytes8 as many signed activations, in the order of x8_pack
+//   n_dot     their products' sums as floats: each group's in four lanes. f_groups: kUnit numbers, each in the four lanes
 // PANGU_PORTABLE chooses the last variant whatever the processor (tests).
 #pragma once
 
@@ -98,15 +100,9 @@ typedef __m512i WPart;
 typedef __m512i XPart;
 typedef __m512i IAcc;
 inline WPart w_part_q8(const int8_t *p, int) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
-inline void w_parts_q4(const uint8_t *p, WPart *w) {
-  const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
-  const __m256i low = _mm256_and_si256(bytes, _mm256_set1_epi16(15)), high = _mm256_srli_epi16(bytes, 4);
-  w[0] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-}
 inline void hold(XPart &x) { PANGU_KEEP(x); }
 inline XPart x_part(const uint8_t *p, int) { return _mm512_loadu_si512(p); }
 inline IAcc i_zero() { return _mm512_setzero_si512(); }
-inline IAcc i_product(WPart w, XPart x) { return _mm512_madd_epi16(w, x); }
 inline IAcc i_dot(IAcc acc, WPart w, XPart xv) {
 #if defined(__AVX512VNNI__)
   return _mm512_dpwssd_epi32(acc, w, xv);
@@ -116,9 +112,31 @@ inline IAcc i_dot(IAcc acc, WPart w, XPart xv) {
   return acc;
 #endif
 }
-inline vf i_float(IAcc a) { return _mm512_cvtepi32_ps(a); }
 inline __m256i fold(IAcc a) { return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1)); }
 inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) { return sum4_of8(fold(a), fold(b), fold(c), fold(d)); }
+
+constexpr int kUnit = 4;
+struct Nibbles {
+  __m512i low, high;
+};
+typedef Nibbles Bytes8;
+inline Nibbles w_nibbles(const uint8_t *p) {
+  const __m512i bytes = _mm512_loadu_si512(p), mask = _mm512_set1_epi8(15);
+  return {_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask)};
+}
+inline Bytes8 x8_load(const uint8_t *p) { return {_mm512_loadu_si512(p), _mm512_loadu_si512(p + 64)}; }
+inline vf n_dot(const Nibbles &w, const Bytes8 &x) {
+#if defined(__AVX512VNNI__)
+  return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w.low, x.low), w.high, x.high));
+#else // a pair's sum is at most 4 * 15 * 127
+  const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(w.low, x.low), _mm512_maddubs_epi16(w.high, x.high));
+  return _mm512_cvtepi32_ps(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+}
+inline vf f_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+inline vf f_groups(const float *p) {
+  return _mm512_permutexvar_ps(_mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0), _mm512_castps128_ps512(_mm_loadu_ps(p)));
+}
 
 #elif defined(PANGU_SIMD_AVX2)
 
@@ -147,24 +165,40 @@ typedef __m256i IAcc;
 inline WPart w_part_q8(const int8_t *p, int part) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p) + part));
 }
-inline void w_parts_q4(const uint8_t *p, WPart *w) {
-  const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
-  w[0] = _mm256_and_si256(bytes, _mm256_set1_epi16(15));
-  w[1] = _mm256_srli_epi16(bytes, 4);
-}
 inline void hold(XPart &x) { PANGU_KEEP(x); }
 inline XPart x_part(const uint8_t *p, int part) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p) + part);
 }
 inline IAcc i_zero() { return _mm256_setzero_si256(); }
-inline IAcc i_product(WPart w, XPart x) { return _mm256_madd_epi16(w, x); }
 inline IAcc i_dot(IAcc acc, WPart w, XPart x) {
   acc = _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
   PANGU_KEEP(acc); // g++ would add the products of several steps up first, and run out of registers
   return acc;
 }
-inline vf i_float(IAcc a) { return _mm256_cvtepi32_ps(a); }
 inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) { return sum4_of8(a, b, c, d); }
+
+constexpr int kUnit = 2;
+struct Nibbles {
+  __m256i low, high;
+};
+typedef Nibbles Bytes8;
+inline Nibbles w_nibbles(const uint8_t *p) {
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)), mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask)};
+}
+inline Bytes8 x8_load(const uint8_t *p) {
+  const __m256i *const v = reinterpret_cast<const __m256i *>(p);
+  return {_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)};
+}
+inline vf n_dot(const Nibbles &w, const Bytes8 &x) { // a pair's sum is at most 4 * 15 * 127
+  const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w.low, x.low), _mm256_maddubs_epi16(w.high, x.high));
+  return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline vf f_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+inline vf f_groups(const float *p) {
+  const __m256 two = _mm256_castpd_ps(_mm256_castpd128_pd256(_mm_load_sd(reinterpret_cast<const double *>(p))));
+  return _mm256_permutevar8x32_ps(two, _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0));
+}
 
 #elif defined(PANGU_SIMD_NEON)
 
@@ -207,11 +241,6 @@ inline void x_pack32(const int16_t *q, uint8_t *out) {
   }
 }
 inline WPart w_part_q8(const int8_t *p, int part) { return vld1q_s8(p + 16 * part); }
-inline void w_parts_q4(const uint8_t *p, WPart *w) {
-  const uint8x16_t bytes = vld1q_u8(p);
-  w[0] = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
-  w[1] = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
-}
 inline void hold(XPart &) {}
 inline XPart x_part(const uint8_t *p, int part) {
   const int8_t *const bytes = reinterpret_cast<const int8_t *>(p) + 16 * part;
@@ -219,7 +248,6 @@ inline XPart x_part(const uint8_t *p, int part) {
 }
 inline IAcc i_zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
 inline IAcc i_dot(IAcc acc, WPart w, XPart x) { return {vdotq_s32(acc.upper, w, x.upper), vdotq_s32(acc.lower, w, x.lower)}; }
-inline IAcc i_product(WPart w, XPart x) { return i_dot(i_zero(), w, x); }
 inline int32x4_t i_lanes(IAcc a) { return vaddq_s32(vshlq_n_s32(a.upper, 8), a.lower); }
 #else
 constexpr int kParts = 4;
@@ -228,24 +256,39 @@ typedef int16x8_t XPart;
 typedef int32x4_t IAcc;
 inline void x_pack32(const int16_t *q, uint8_t *out) { std::memcpy(out, q, 64); }
 inline WPart w_part_q8(const int8_t *p, int part) { return vmovl_s8(vld1_s8(p + 8 * part)); }
-inline void w_parts_q4(const uint8_t *p, WPart *w) {
-  const uint8x16_t bytes = vld1q_u8(p);
-  const int8x16_t a = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), b = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
-  w[0] = vmovl_s8(vget_low_s8(a)), w[1] = vmovl_s8(vget_high_s8(a)), w[2] = vmovl_s8(vget_low_s8(b)), w[3] = vmovl_s8(vget_high_s8(b));
-}
 inline void hold(XPart &) {}
 inline XPart x_part(const uint8_t *p, int part) { return vreinterpretq_s16_u8(vld1q_u8(p + 16 * part)); }
 inline IAcc i_zero() { return vdupq_n_s32(0); }
 inline IAcc i_dot(IAcc acc, WPart w, XPart x) {
   return vmlal_high_s16(vmlal_s16(acc, vget_low_s16(w), vget_low_s16(x)), w, x);
 }
-inline IAcc i_product(WPart w, XPart x) { return vmlal_high_s16(vmull_s16(vget_low_s16(w), vget_low_s16(x)), w, x); }
 inline int32x4_t i_lanes(IAcc a) { return a; }
 #endif
-inline vf i_float(IAcc a) { return vcvtq_f32_s32(i_lanes(a)); }
 inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) {
   return vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(i_lanes(a), i_lanes(b)), vpaddq_s32(i_lanes(c), i_lanes(d))));
 }
+
+constexpr int kUnit = 1;
+struct Nibbles {
+  int8x16_t low, high;
+};
+typedef Nibbles Bytes8;
+inline Nibbles w_nibbles(const uint8_t *p) {
+  const uint8x16_t bytes = vld1q_u8(p);
+  return {vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4))};
+}
+inline Bytes8 x8_load(const uint8_t *p) { return {vreinterpretq_s8_u8(vld1q_u8(p)), vreinterpretq_s8_u8(vld1q_u8(p + 16))}; }
+inline vf n_dot(const Nibbles &w, const Bytes8 &x) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return vcvtq_f32_s32(vdotq_s32(vdotq_s32(vdupq_n_s32(0), w.low, x.low), w.high, x.high));
+#else // four products are at most 4 * 15 * 127
+  int16x8_t sums = vmull_s8(vget_low_s8(w.low), vget_low_s8(x.low));
+  sums = vmlal_s8(vmlal_high_s8(sums, w.low, x.low), vget_low_s8(w.high), vget_low_s8(x.high));
+  return vcvtq_f32_s32(vpaddlq_s16(vmlal_high_s8(sums, w.high, x.high)));
+#endif
+}
+inline vf f_mul(vf a, vf b) { return vmulq_f32(a, b); }
+inline vf f_groups(const float *p) { return vdupq_n_f32(*p); }
 
 #else // PANGU_SIMD_PORTABLE
 
@@ -288,9 +331,6 @@ inline WPart w_part_q8(const int8_t *p, int) {
   for (int i = 0; i < 32; ++i) w.v[i] = p[i];
   return w;
 }
-inline void w_parts_q4(const uint8_t *p, WPart *w) {
-  for (int i = 0; i < 16; ++i) w->v[i] = p[i] & 15, w->v[i + 16] = p[i] >> 4;
-}
 inline void hold(XPart &) {}
 inline XPart x_part(const uint8_t *p, int) {
   XPart x;
@@ -303,14 +343,43 @@ inline IAcc i_dot(IAcc acc, const WPart &w, const XPart &x) {
     acc += IAcc{w.v[i] * x.v[i], w.v[i + 1] * x.v[i + 1], w.v[i + 2] * x.v[i + 2], w.v[i + 3] * x.v[i + 3]};
   return acc;
 }
-inline IAcc i_product(const WPart &w, const XPart &x) { return i_dot(i_zero(), w, x); }
-inline vf i_float(IAcc a) {
-  return vf{static_cast<float>(a[0]), static_cast<float>(a[1]), static_cast<float>(a[2]), static_cast<float>(a[3])};
-}
 inline float total(IAcc v) { return static_cast<float>(v[0] + v[1] + v[2] + v[3]); }
 inline f4 i_sum4(IAcc a, IAcc b, IAcc c, IAcc d) { return f4{total(a), total(b), total(c), total(d)}; }
 
+constexpr int kUnit = 1;
+struct Nibbles {
+  int8_t v[32];
+};
+typedef Nibbles Bytes8;
+inline Nibbles w_nibbles(const uint8_t *p) {
+  Nibbles w;
+  for (int i = 0; i < 16; ++i) w.v[i] = static_cast<int8_t>(p[i] & 15), w.v[i + 16] = static_cast<int8_t>(p[i] >> 4);
+  return w;
+}
+inline Bytes8 x8_load(const uint8_t *p) {
+  Bytes8 x;
+  std::memcpy(x.v, p, sizeof x.v);
+  return x;
+}
+inline vf n_dot(const Nibbles &w, const Bytes8 &x) {
+  IAcc acc{};
+  for (int i = 0; i < 32; i += 4)
+    acc += IAcc{w.v[i] * x.v[i], w.v[i + 1] * x.v[i + 1], w.v[i + 2] * x.v[i + 2], w.v[i + 3] * x.v[i + 3]};
+  return vf{static_cast<float>(acc[0]), static_cast<float>(acc[1]), static_cast<float>(acc[2]), static_cast<float>(acc[3])};
+}
+inline vf f_mul(vf a, vf b) { return a * b; }
+inline vf f_groups(const float *p) { return vf{*p, *p, *p, *p}; }
+
 #endif
+
+// kUnit groups of q, whose integers fit into bytes, in the order in which nibbles come out of weights: the first halves of the
+// groups, then the second ones.
+inline void x8_pack(const int8_t *q, int8_t *out) {
+  for (int g = 0; g < kUnit; ++g) {
+    std::memcpy(out + g * 16, q + g * 32, 16);
+    std::memcpy(out + (kUnit + g) * 16, q + g * 32 + 16, 16);
+  }
+}
 
 } // namespace simd
 } // namespace pangu

@@ -15,7 +15,7 @@
 //   linear_transposed(T, begin, end, I, x, x_stride, w, y, y_stride)
 //       y[t, 0..I) = sum over o in [begin, end) of x[t * x_stride + o - begin] * w[o, :]
 //
-// Strides are in elements. Rows made ready for q8 serve q4 as well, and those for f32 serve bf16. Ranges of rows are
+// Strides are in elements. Rows made ready for f32 serve bf16 as well. Ranges of rows are
 // best multiples of 16. y must not be written by two threads within one range.
 #pragma once
 
@@ -36,15 +36,18 @@
 namespace pangu {
 
 inline int64_t rows_bytes(int32_t format, int64_t T, int64_t I) {
-  return format == PANGU_Q8 || format == PANGU_Q4 ? T * record_bytes(I) : 0;
+  return T * (format == PANGU_Q8 ? record8::bytes(I) : format == PANGU_Q4 ? record4::bytes(I) : 0);
 }
 
 inline Rows prepare_rows(pangu_pool *pool, int32_t format, int64_t T, int64_t I, const float *x, int64_t x_stride, void *scratch) {
   if (format != PANGU_Q8 && format != PANGU_Q4) return {x, x_stride, nullptr, 0};
   uint8_t *const records = static_cast<uint8_t *>(scratch);
-  const int64_t bytes = record_bytes(I);
+  const int64_t bytes = rows_bytes(format, 1, I);
   parallel(pool, T, 2 * I, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) prepare_record(x + t * x_stride, I, records + t * bytes);
+    for (int64_t t = begin; t < end; ++t) {
+      if (format == PANGU_Q8) prepare_record8(x + t * x_stride, I, records + t * bytes);
+      else prepare_record4(x + t * x_stride, I, records + t * bytes);
+    }
   });
   return {x, x_stride, records, bytes};
 }

@@ -66,24 +66,27 @@ std::vector<float> random_floats(int64_t n) {
   return v;
 }
 
-// The largest |x| of each 512 columns.
-std::vector<double> peaks(int64_t I, const float *x) {
-  std::vector<double> p(static_cast<size_t>((I + 511) / 512), 0.0);
-  for (int64_t i = 0; i < I; ++i) p[static_cast<size_t>(i / 512)] = std::max(p[static_cast<size_t>(i / 512)], std::fabs(double(x[i])));
+// The largest |x| of each `n` columns.
+std::vector<double> peaks(int64_t I, const float *x, int64_t n) {
+  std::vector<double> p(static_cast<size_t>((I + n - 1) / n), 0.0);
+  for (int64_t i = 0; i < I; ++i) p[static_cast<size_t>(i / n)] = std::max(p[static_cast<size_t>(i / n)], std::fabs(double(x[i])));
   return p;
 }
 
-// Where weights are integers, x rounds to 16 bits of the peak; sums are in float32.
+// Where weights are integers, x rounds to 16 bits of the largest of 512 (q8), or to 8 bits of the largest of 32 (q4): by half a
+// step at most. Sums are in float32.
 void check_values(const Format &f, const Matrix &m, int64_t T, int64_t O, int64_t I, const float *x, const float *y, int64_t stride) {
   const bool integers = f.code == PANGU_Q8 || f.code == PANGU_Q4;
+  const int64_t shared = f.code == PANGU_Q4 ? 32 : 512;
+  const double steps = f.code == PANGU_Q4 ? 2 * 127 : 2 * 32639;
   for (int64_t t = 0; t < T; ++t) {
-    const std::vector<double> peak = peaks(I, x + t * I);
+    const std::vector<double> peak = peaks(I, x + t * I, shared);
     for (int64_t o = 0; o < O; ++o) {
       double sum = 0, total = 1e-30, rounding = 0, bias = 0;
       for (int64_t i = 0; i < I; ++i) {
         const double w = double(m.values[static_cast<size_t>(o * I + i)]), v = double(x[t * I + i]);
         sum += w * v, total += std::fabs(w * v);
-        rounding += std::fabs(w) * peak[static_cast<size_t>(i / 512)] / 65278, bias += peak[static_cast<size_t>(i / 512)];
+        rounding += std::fabs(w) * peak[static_cast<size_t>(i / shared)] / steps, bias += peak[static_cast<size_t>(i / shared)];
       }
       // q4 adds 8 to its integers and takes 8 * sum(x) off again
       const double allowed = 1e-6 * total + (integers ? rounding : 0) + (f.code == PANGU_Q4 ? 2e-7 * bias : 0);
@@ -173,6 +176,12 @@ void check_extremes() {
   for (int64_t o = 0; o < O; ++o) pangu::weight_row(m.w, o, I, m.values.data() + o * I);
   const std::vector<float> x(static_cast<size_t>(I), 3.25f);
   check_values(kFormats[2], m, 1, O, I, x.data(), whole(nullptr, m, 1, O, I, x.data()).data(), O);
+  Matrix fours(PANGU_Q4, O, I); // rows of 15s, as stored, and rows of 0s
+  for (int64_t i = 0; i < O * I / 2; ++i) fours.bytes[static_cast<size_t>(i)] = i / (I / 2) % 2 == 0 ? 0xff : 0;
+  for (int64_t o = 0; o < O; ++o) pangu::weight_row(fours.w, o, I, fours.values.data() + o * I);
+  std::vector<float> both = x;
+  for (size_t i = 0; i < both.size(); i += 3) both[i] = -3.25f;
+  for (const std::vector<float> &v : {x, both}) check_values(kFormats[3], fours, 1, O, I, v.data(), whole(nullptr, fours, 1, O, I, v.data()).data(), O);
 }
 
 } // namespace
