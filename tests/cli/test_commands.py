@@ -103,7 +103,9 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path, number: int) -> None:
     checkpoint = make_checkpoint(tmp_path / "ck")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pangu_compile", "build", str(checkpoint), "-o", str(out / "m.pangu")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A job in a shell's background ignores SIGINT, and its children do: not this one.
+    heed = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and not any(out.glob(".m.pangu.tmp-*")):
         time.sleep(0.02)
