@@ -8,7 +8,7 @@ from .tiling import Buffer, TilingError, align, ceil_div, solve
 from .vector_kernels import BF16, F32, tokens_kernel
 
 ROWS = 128  # rows of x at once
-COLUMNS = 128  # rows of w at once
+COLUMNS = 256  # rows of w at once: few copies of x, and one tile of sums fills L0C
 BURST = 256  # elements of a row: 512 bytes, what global memory delivers best
 SIDE = 16  # of a fractal
 
@@ -29,7 +29,7 @@ def product(chip: Platform, name: str, *, depth: int, columns: int) -> Kernel:
     wide = max(ROWS, width)  # the larger operand decides how much depth both memories hold at once
     steps = ceil_div(min(depth, BURST), SIDE)
     l0 = solve(name, "L0A or L0B", min(chip.l0a, chip.l0b), [Buffer("operand", wide * SIDE * BF16, depth=2)], steps)
-    sums = solve(name, "L0C", chip.l0c, [Buffer("sum", ROWS * width * F32, depth=2)], 1)
+    sums = solve(name, "L0C", chip.l0c, [Buffer("sum", ROWS * width * F32)], 1)
     arguments = (
         Argument("x", "bfloat16_t", f"tokens, {depth}"),
         Argument("w", "bfloat16_t", f"{columns}, {depth}"),

@@ -253,17 +253,18 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
     )
 
 
-def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False) -> Kernel:
-    """x[T, 2F] bf16, gate first -> silu(gate) * up: y[T, F] bf16, or int8 with scale[T] f32."""
+def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False, x_type: str = "bfloat16_t") -> Kernel:
+    """x[T, 2F], gate first -> silu(gate) * up: y[T, F] bf16, or int8 with scale[T] f32."""
     pitch, out_pitch = align(width, 16), align(width, 32 if quantise else 16)
+    element = F32 if x_type == "float" else BF16
 
     def buffers(chunk: int, depth: int) -> list[Buffer]:
         part = align(min(chunk, width), 16)
         # quantise_rows needs a whole row of magnitudes
         temporary = pitch if quantise else part
         result = [
-            Buffer("gate", part * BF16, depth=2),
-            Buffer("up", part * BF16, depth=2),
+            Buffer("gate", part * element, depth=2),
+            Buffer("up", part * element, depth=2),
             Buffer("y", out_pitch * (1 if quantise else BF16), depth=depth),
             Buffer("product", pitch * F32),
             Buffer("temporary", temporary * F32),
@@ -281,7 +282,7 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False) -> 
                 raise
             chunk, depth = (4096, 2) if chunk > 4096 else (1024, 1)
     arguments = (
-        Argument("x", "bfloat16_t", f"tokens, {2 * width}"),
+        Argument("x", x_type, f"tokens, {2 * width}"),
         Argument("y", "int8_t" if quantise else "bfloat16_t", f"tokens, {width}", "out"),
         *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
     )
@@ -296,6 +297,7 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False) -> 
         chunk=min(chunk, width),
         out_depth=depth,
         quantise=quantise,
+        x_type=x_type,
         tile=tile,
         out_type=arguments[1].dtype,
     )

@@ -164,8 +164,6 @@ def dsa_attention(body: Body, o: Operands) -> None:
     _attend(body, o, "dsa", start, {"cache": o.tensor("cache", "bf16"), "index": chosen}, top=top)
 
 
-
-
 def attention_output(body: Body, o: Operands) -> None:
     tokens, width = o.shape("a")
     shape, sizes, operands = _conv(body, o, "o")

@@ -122,16 +122,16 @@ def _mome_conv(body: Body, o: Operands) -> None:
 def gated(body: Body, x: View, gate: Value, up: Value, down: Value, out: Tensor) -> None:
     """down(silu(gate x) * up x), gate and up as one product."""
     rows, width = x.dims[0], int(gate.type.shape[0])
-    both = body.buffer("bf16", rows, 2 * width)
+    both = body.buffer(wide_type(body, gate), rows, 2 * width)
     project(body, x, (gate, up), View(both, (rows, 2 * width)))
     inner, quantised = _swiglu(body, both, rows, width, is_int8(body, down))
     project(body, View(inner, (rows, width)), (down,), View(out, (rows, down.type.shape[0])), quantised)
 
 
 def _swiglu(body: Body, both: Tensor, rows: Dim, width: int, quantise: bool) -> tuple[Tensor, Rows | None]:
-    """silu(gate) * up of [rows, 2 width], as bf16 or as int8 with a scale a row."""
+    """silu(gate) * up of [rows, 2 width], float32 or bf16, as bf16 or as int8 with a scale a row."""
     inner = body.buffer("int8" if quantise else "bf16", rows, width)
-    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=width, quantise=quantise)
+    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=width, quantise=quantise, x_type=KERNEL_TYPES[both.dtype])
     operands = {"x": both, "y": inner}
     if not quantise:
         body.launch(kernel, {"tokens": rows}, operands)

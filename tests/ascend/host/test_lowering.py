@@ -40,12 +40,13 @@ def module(text: str) -> Module:
 def test_a_function_is_launches_and_vendor_calls() -> None:
     host = generate(module(FFN), "ascend910b", 64)
     calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
-    ffn = ["launch_rms_norm", "matmul", "launch_swiglu", "launch_product"]
+    ffn = ["launch_rms_norm", "launch_product", "launch_swiglu", "launch_product_1"]
     assert calls == ["upload_bf16", *ffn, "cast", "launch_residual", "download_f32"]
     launches = count_launches(host, "step")
-    assert (launches.kernels, launches.vendor, launches.total) == (4, 2, 6)
+    assert (launches.kernels, launches.vendor, launches.total) == (5, 1, 6)
     text = host.model({w.planned.name: 0 for w in host.weights})
-    assert "bf16(weight(0), {32, 40}, {1, 32})" in text  # gate and up as one matrix, transposed
+    assert "launch_product(d, ProductTiling{u32(T)}, m1, weight(0), " in text  # gate and up as one matrix
+    assert "kWidth = 32, kColumns = 40" in host.files["kernels/product.cpp"]
 
 
 def test_weights_that_are_read_together_lie_together() -> None:

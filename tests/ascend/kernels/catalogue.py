@@ -39,6 +39,10 @@ SWIGLU = {
     "swiglu_quant_96": dict(width=96, quantise=True),
     "swiglu_quant_9216": dict(width=9216, quantise=True),
     "swiglu_12000": dict(width=12000),
+    "swiglu_wide_50": dict(width=50, x_type="float"),
+    "swiglu_wide_96": dict(width=96, quantise=True, x_type="float"),
+    "swiglu_wide_3": dict(width=3, quantise=True, x_type="float"),
+    "swiglu_wide_9216": dict(width=9216, x_type="float"),
 }
 CONV = {
     "conv_144": dict(channels=144, taps=3, ring=5),
