@@ -7,6 +7,7 @@ be compared; no norm, bias or sink is trivial, so that leaving one out shows.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,16 +26,35 @@ PATTERNS = {"flash": (), "any": ("dsa", "dsa", "swa", "swa", "dense"), "no_dsa":
             "no_swa": ("dsa", "dsa", "dense"), "dense": ("dense",)}  # fmt: skip
 
 
-def random_config(seed: int) -> OpenPanguConfig:
-    """A small configuration; every switch of the format varies with the seed, and the same seed gives the same one."""
+@dataclass(frozen=True)
+class Sizes:
+    """The range, both ends included, of what a random configuration draws: channels, ranks and experts."""
+
+    hidden: tuple[int, int] = (9, 40)
+    heads: tuple[int, int] = (1, 5)
+    rank: tuple[int, int] = (5, 24)  # of the latent and the low-rank query
+    head: tuple[int, int] = (3, 17)  # nope and value channels of a head
+    half_rope: tuple[int, int] = (1, 5)
+    inner: tuple[int, int] = (9, 50)
+    experts: tuple[int, int] = (3, 9)
+    expert_inner: tuple[int, int] = (5, 24)
+
+
+TINY = Sizes()
+SMALL = Sizes((64, 192), (1, 7), (24, 96), (9, 48), (3, 16), (60, 300), (5, 16), (20, 90))
+
+
+def random_config(seed: int, sizes: Sizes = TINY) -> OpenPanguConfig:
+    """A configuration of these sizes; every switch of the format varies with the seed, and the same seed gives the same one."""
     r = Random(seed)
     base, heads = r.randint(1, 5), r.randint(0, 3)
-    rope = 2 * r.randint(1, 5)
+    rope = 2 * r.randint(*sizes.half_rope)
     raw: dict[str, Any] = {
-        "vocab_size": r.randint(50, 300), "hidden_size": r.randint(9, 40), "num_hidden_layers": base,
-        "num_nextn_predict_layers": heads, "num_attention_heads": r.randint(1, 5), "kv_lora_rank": r.randint(5, 24),
-        "q_lora_rank": r.choice([None, r.randint(5, 24), r.randint(5, 24)]), "qk_nope_head_dim": r.randint(3, 17),
-        "qk_rope_head_dim": rope, "v_head_dim": r.randint(3, 17), "intermediate_size": r.randint(9, 50),
+        "vocab_size": r.randint(50, 300), "hidden_size": r.randint(*sizes.hidden), "num_hidden_layers": base,
+        "num_nextn_predict_layers": heads, "num_attention_heads": r.randint(*sizes.heads), "kv_lora_rank": r.randint(*sizes.rank),
+        "q_lora_rank": r.choice([None, r.randint(*sizes.rank), r.randint(*sizes.rank)]),
+        "qk_nope_head_dim": r.randint(*sizes.head), "qk_rope_head_dim": rope, "v_head_dim": r.randint(*sizes.head),
+        "intermediate_size": r.randint(*sizes.inner),
         "max_position_embeddings": r.randint(256, 1024), "rope_theta": r.choice([1e2, 1e4, 6.4e6]),
         "rms_norm_eps": r.choice([1e-5, 1e-6]), "tie_word_embeddings": r.random() < 0.3,
         "param_sink_number": r.choice([0, 1, r.randint(2, 9)]), "use_mome": r.random() < 0.75,
@@ -45,10 +65,10 @@ def random_config(seed: int) -> OpenPanguConfig:
         raw |= {"use_mhc": True, "mhc_num_stream": r.randint(1, 4), "mhc_recur_norm": r.choice([1, 2, 5, 20]),
                 "mhc_use_gamma": r.random() < 0.6}  # fmt: skip
     if r.random() < 0.8:
-        experts = r.randint(3, 9)
+        experts = r.randint(*sizes.experts)
         raw |= {
             "n_routed_experts": experts, "num_experts_per_tok": r.randint(1, min(4, experts)),
-            "n_shared_experts": r.randint(0, 2), "moe_intermediate_size": r.randint(5, 24),
+            "n_shared_experts": r.randint(0, 2), "moe_intermediate_size": r.randint(*sizes.expert_inner),
             "first_k_dense_replace": r.randint(0, base), "norm_topk_prob": r.random() < 0.6,
             "routed_scaling_factor": r.choice([1.0, 1.7, 2.5]), "router_enable_expert_bias": r.random() < 0.7,
         }  # fmt: skip
