@@ -42,11 +42,14 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def piece_sums(path: Path) -> str:
-    """The text of PIECES: bytes of a piece and of the file, then the CRC-32 of every piece in hexadecimal."""
+def weights_sums(path: Path) -> tuple[str, str]:
+    """sha256 of the file, and the text of PIECES, from one reading: bytes of a piece and of the file, then each piece's CRC-32."""
+    digest, sums = hashlib.sha256(), []
     with open(path, "rb") as stream:
-        sums = [zlib.crc32(piece) for piece in iter(lambda: stream.read(PIECE), b"")]
-    return f"{PIECE} {path.stat().st_size}\n" + "".join(f"{s:08x}\n" for s in sums)
+        while piece := stream.read(PIECE):
+            digest.update(piece)
+            sums.append(f"{zlib.crc32(piece):08x}\n")
+    return digest.hexdigest(), f"{PIECE} {path.stat().st_size}\n" + "".join(sums)
 
 
 def list_files(root: Path) -> list[str]:
@@ -204,9 +207,11 @@ class ArtifactWriter:
 
     def commit(self, manifest: dict[str, Any]) -> Artifact:
         """Write manifest and sums, sync everything, and take the place of an earlier artifact."""
+        known = {}
         if (self.root / WEIGHTS).is_file():
-            self.write(PIECES, piece_sums(self.root / WEIGHTS))
-        files = {name: sha256_file(self.root / name) for name in list_files(self.root)}
+            known[WEIGHTS], pieces = weights_sums(self.root / WEIGHTS)
+            self.write(PIECES, pieces)
+        files = {name: known.get(name) or sha256_file(self.root / name) for name in list_files(self.root)}
         manifest = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **manifest, "files": files}
         self.write(MANIFEST, json_text(manifest))
         sums = {**files, MANIFEST: sha256_file(self.root / MANIFEST)}

@@ -137,7 +137,7 @@ def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter)
     more = levels(job.options)
     generated = generate(job.plan, dict(offsets), leveled=bool(more))
     if more:
-        generated |= {f"model_{level.identifier}.cpp": render("level.cpp.jinja", level=level) for level in more}
+        generated |= {level.source: render("level.cpp.jinja", level=level) for level in more}
         generated["levels.cpp"] = render("levels.cpp.jinja", levels=more, machine=job.tools.machine)
     for name in sorted(generated):
         writer.write(f"src/{name}", generated[name])
@@ -150,7 +150,7 @@ def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter)
 
 
 def _level_flags(job: Job) -> dict[str, tuple[str, ...]]:
-    return {f"model_{level.identifier}.cpp": level.flags for level in levels(job.options)}
+    return {level.source: level.flags for level in levels(job.options)}
 
 
 def _link_order(sources: list[str], job: Job) -> list[str]:

@@ -50,6 +50,11 @@ class Level:
     def identifier(self) -> str:
         return self.name.replace("-", "_")
 
+    @property
+    def source(self) -> str:
+        """The file that compiles model.cpp for it."""
+        return f"model_{self.identifier}.cpp"
+
 
 V4 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 # Best first: the first that the processor has is used.
