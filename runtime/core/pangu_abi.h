@@ -69,19 +69,6 @@ typedef struct {
   const char *const *dims;     // "T" tokens of the call, "S" rows already in the append caches, "M" rows of logits wanted
 } pangu_program_desc;
 
-// openPangu conventions (role = "lm"): programs "step", "draft_1" .. "draft_K", dims {T, S, M} in that order.
-//   step:    in {tokens i64[T], start i64[1], rows i64[M]}               out {logits f32[M,vocab], hidden f32[T,hidden]}
-//   draft_j: in {tokens i64[T], hidden f32[T,hidden], start i64[1], rows i64[M]}  out {logits f32[M,vocab], hidden f32[T,hidden]}
-//   speculate (optional; K = num_drafts): one step of greedy generation. N = S tokens are in the trunk's states, and T of them are
-//            not in the heads' (1 <= T <= N - K + 1). dims {T, S, M}, M is not read.
-//            in  {tokens i64[T] of positions N-T+1 .. N, hidden f32[T,hidden] the trunk's rows N-T .. N-1,
-//                 carry f32[K-1,hidden] row N-T-1 of heads 1 .. K-1 (absent where K is 1), start i64[1] = N}
-//            out {accepted i64[1], tokens i64[K+1] (accepted drafts, one token more, then -1), length i64[1] = N + accepted + 1,
-//                 hidden f32[K+1,hidden] the trunk's rows N .. N+K, levels f32[K-1,T,hidden] rows N-T .. N-1 of heads 1 .. K-1}
-//   speculate_sampled (beside speculate): the same by sampling. in, after start: {temperature f32[1] > 0, top_k i64[1], top_p f32[1],
-//            draft_uniform f64[K], uniform f64[K+1]: numbers in [0, 1) for the drafts and for their verification}
-// start == S == number of rows already processed by that program's states (for draft_j the head's LOCAL row index);
-// rows: indices into 0..T-1 of the tokens whose logits are wanted. M may be 0, T is 1..max_chunk, S+T <= max_context.
 #ifdef __cplusplus
 #define PANGU_NONE = nullptr
 #else
@@ -97,6 +84,19 @@ typedef struct {
   const pangu_generated_model_desc *model;
 } pangu_level;
 
+// openPangu conventions (role = "lm"): programs "step", "draft_1" .. "draft_K", dims {T, S, M} in that order.
+//   step:    in {tokens i64[T], start i64[1], rows i64[M]}               out {logits f32[M,vocab], hidden f32[T,hidden]}
+//   draft_j: in {tokens i64[T], hidden f32[T,hidden], start i64[1], rows i64[M]}  out {logits f32[M,vocab], hidden f32[T,hidden]}
+//   speculate (optional; K = num_drafts): one step of greedy generation. N = S tokens are in the trunk's states, and T of them are
+//            not in the heads' (1 <= T <= N - K + 1). dims {T, S, M}, M is not read.
+//            in  {tokens i64[T] of positions N-T+1 .. N, hidden f32[T,hidden] the trunk's rows N-T .. N-1,
+//                 carry f32[K-1,hidden] row N-T-1 of heads 1 .. K-1 (absent where K is 1), start i64[1] = N}
+//            out {accepted i64[1], tokens i64[K+1] (accepted drafts, one token more, then -1), length i64[1] = N + accepted + 1,
+//                 hidden f32[K+1,hidden] the trunk's rows N .. N+K, levels f32[K-1,T,hidden] rows N-T .. N-1 of heads 1 .. K-1}
+//   speculate_sampled (beside speculate): the same by sampling. in, after start: {temperature f32[1] > 0, top_k i64[1], top_p f32[1],
+//            draft_uniform f64[K], uniform f64[K+1]: numbers in [0, 1) for the drafts and for their verification}
+// start == S == number of rows already processed by that program's states (for draft_j the head's LOCAL row index);
+// rows: indices into 0..T-1 of the tokens whose logits are wanted. M may be 0, T is 1..max_chunk, S+T <= max_context.
 struct pangu_generated_model_desc {
   int32_t abi_version;
   const char *role;            // "lm", or "module" for an arbitrary compiled torch module

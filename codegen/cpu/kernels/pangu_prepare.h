@@ -29,25 +29,31 @@ inline Peak peak_of(const float *x, int64_t n) {
   return {peak, spoiled};
 }
 
-// One chunk of n columns: integers of whole groups; returns the scale.
-inline float prepare_chunk(const float *x, int64_t n, uint8_t *integers) {
-  const Peak peak = peak_of(x, n);
-  const float inverse = peak.usable() ? kIntPeak / peak.largest : 0.0f;
-  for (int64_t g = 0; g < n; g += kQuantGroup) {
-    int16_t q[kQuantGroup];
-    float padded[kQuantGroup] = {};
-    std::memcpy(padded, x + g, static_cast<size_t>(min(kQuantGroup, n - g)) * 4);
-    for (int l = 0; l < kQuantGroup; ++l) q[l] = peak.usable() ? static_cast<int16_t>(__builtin_rintf(padded[l] * inverse)) : int16_t{0};
-    simd::x_pack32(q, integers + g * 2);
+// n columns of a group as integers of which `most` stands for the peak, and zeros behind them; returns their sum.
+template <class Int> inline int32_t round_group(const float *x, int64_t n, const Peak &peak, float most, Int *q) {
+  float padded[kQuantGroup] = {};
+  std::memcpy(padded, x, static_cast<size_t>(n) * 4);
+  const float inverse = peak.usable() ? most / peak.largest : 0.0f;
+  int32_t total = 0;
+  for (int l = 0; l < kQuantGroup; ++l) {
+    const int32_t value = peak.usable() ? static_cast<int32_t>(__builtin_rintf(padded[l] * inverse)) : 0;
+    q[l] = static_cast<Int>(value);
+    total += value;
   }
-  return peak.largest / kIntPeak + peak.spoiled;
+  return total;
 }
 
 inline void prepare_record8(const float *x, int64_t I, uint8_t *record) {
   float *const scales = reinterpret_cast<float *>(record + record8::scales(I));
   for (int64_t chunk = 0; chunk < int_chunks(I); ++chunk) {
-    const int64_t begin = chunk * kIntChunk;
-    scales[chunk] = prepare_chunk(x + begin, min(kIntChunk, I - begin), record + begin * 2);
+    const int64_t begin = chunk * kIntChunk, end = min(begin + kIntChunk, I);
+    const Peak peak = peak_of(x + begin, end - begin);
+    for (int64_t at = begin; at < end; at += kQuantGroup) {
+      int16_t q[kQuantGroup];
+      round_group(x + at, min(kQuantGroup, end - at), peak, kIntPeak, q);
+      simd::x_pack32(q, record + at * 2);
+    }
+    scales[chunk] = peak.largest / kIntPeak + peak.spoiled;
   }
 }
 
@@ -59,19 +65,9 @@ inline void prepare_record4(const float *x, int64_t I, uint8_t *record) {
     int8_t q[simd::kUnit * kQuantGroup] = {};
     for (int64_t g = unit; g < min<int64_t>(unit + simd::kUnit, weight_groups(I)); ++g) {
       const int64_t begin = g * kQuantGroup, n = min(kQuantGroup, I - begin);
-      float padded[kQuantGroup] = {};
-      std::memcpy(padded, x + begin, static_cast<size_t>(n) * 4);
-      const Peak peak = peak_of(padded, kQuantGroup);
+      const Peak peak = peak_of(x + begin, n);
       scales[g] = peak.largest / kPeak + peak.spoiled;
-      const float inverse = peak.usable() ? kPeak / peak.largest : 0.0f;
-      int8_t *const to = q + (g - unit) * kQuantGroup;
-      int32_t total = 0;
-      for (int l = 0; l < kQuantGroup; ++l) {
-        const int32_t value = peak.usable() ? static_cast<int32_t>(__builtin_rintf(padded[l] * inverse)) : 0;
-        to[l] = static_cast<int8_t>(value);
-        total += value;
-      }
-      offsets[g] = static_cast<float>(-8 * total) * scales[g];
+      offsets[g] = static_cast<float>(-8 * round_group(x + begin, n, peak, kPeak, q + (g - unit) * kQuantGroup)) * scales[g];
     }
     simd::x8_pack(q, reinterpret_cast<int8_t *>(record) + unit * kQuantGroup);
   }
