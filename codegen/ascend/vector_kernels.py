@@ -254,7 +254,7 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
 
 
 def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False, x_type: str = "bfloat16_t") -> Kernel:
-    """x[T, 2F], gate first -> silu(gate) * up: y[T, F] bf16, or int8 with scale[T] f32."""
+    """x[T, 2F] of `x_type` (bf16 or float32), gate first -> silu(gate) * up: y[T, F] bf16, or int8 with scale[T] f32."""
     pitch, out_pitch = align(width, 16), align(width, 32 if quantise else 16)
     element = F32 if x_type == "float" else BF16
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path, number: int) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pangu_compile", "build", str(checkpoint), "-o", str(out / "m.pangu")]
     # A job in a shell's background ignores SIGINT, and its children do: not this one.
-    heed = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
+    heed = partial(signal.signal, number, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None and not any(out.glob(".m.pangu.tmp-*")):

@@ -17,7 +17,7 @@ def is_int8(body: Body, weight: Value) -> bool:
 
 
 def wide_type(body: Body, weight: Value) -> str:
-    """What a product that the residual reads is stored as: the vendor's int8 product has no float32 result."""
+    """What a product that the residual or SwiGLU reads is stored as: the vendor's int8 product has no float32 result."""
     return "bf16" if is_int8(body, weight) else "f32"
 
 
