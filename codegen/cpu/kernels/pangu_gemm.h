@@ -57,14 +57,6 @@ struct RowProduct { // n tokens times rows of w: see linear_picked
   const uint8_t *row(int64_t o) const { return static_cast<const uint8_t *>(w.data) + o * w.row_stride; }
 };
 
-// Asks for the lines of the R rows behind a tile of R rows, one after the other while the tile is computed: line `i` of every row
-// of the tile, R of them behind it. Memory is read in one stream so, although the tile itself is read in R of them: q4 for one
-// token takes two thirds of the time.
-template <int R> PANGU_INLINE inline void prefetch_behind(const RowProduct &p, int64_t o, int64_t i) {
-  const uint8_t *const behind = p.row(o + R) + i * (64 * R);
-  unroll<R>([&](auto r) PANGU_INLINE { simd::prefetch(behind + 64 * r); });
-}
-
 // Where T tokens of a product are read and written.
 template <int T> struct Tokens {
   const uint8_t *record[T];
@@ -156,20 +148,18 @@ template <class E> struct FloatTile {
       for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const element *>(p.row(o + r)) + chunk * kChunk;
       for (int t = 0; t < T; ++t) x[t] = tokens.x[t] + chunk * kChunk;
       FloatSums<R * T> sums;
-      add_chunk<R, T>(p, o, chunk * kChunk, w, x, min(kChunk, p.I - chunk * kChunk), sums);
+      add_chunk<R, T>(w, x, min(kChunk, p.I - chunk * kChunk), R * p.w.row_stride, sums);
       elements.add(sums);
     }
     elements.store(tokens, o);
   }
 
-  template <int R, int T>
-  PANGU_INLINE static void add_chunk(const RowProduct &p, int64_t o, int64_t from, const element *const *w, const float *const *x, int64_t n,
-                                     FloatSums<R * T> &sums) {
+  template <int R, int T> PANGU_INLINE static void add_chunk(const element *const *w, const float *const *x, int64_t n, int64_t ahead, FloatSums<R * T> &sums) {
     using namespace simd;
-    constexpr int64_t kLine = 64 / sizeof(element);
     int64_t k = 0;
     for (; k + kFloats <= n; k += kFloats) {
-      if (T < kTokens && k % kLine == 0) prefetch_behind<R>(p, o, (from + k) / kLine);
+      if (T < kTokens && k % (64 / static_cast<int64_t>(sizeof(element))) == 0) // the rows of the next tile
+        for (int r = 0; r < R; ++r) prefetch(reinterpret_cast<const uint8_t *>(w[r] + k) + ahead);
       step<R, T>(w, x, k, sums);
     }
     if (k == n) return;
@@ -197,7 +187,7 @@ template <class E> struct FloatTile {
 struct Q8Tile {
   static constexpr int64_t kChunk = kIntChunk, kPass = 5;
   static constexpr int kTokens = 4;
-  static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
+  static constexpr int rows(int64_t tokens) { return tokens == 1 ? 8 : simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
 
   template <int R, int T> static void run(const RowProduct &p, const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) {
     using namespace simd;
@@ -211,7 +201,7 @@ struct Q8Tile {
       const int64_t stop = min((chunk + 1) * kChunk, p.w.row_stride);
       int64_t k = chunk * kChunk;
       for (; k + 64 <= stop; k += 64) {
-        prefetch_behind<R>(p, o, k / 64);
+        for (int r = 0; r < R; ++r) prefetch(w[r] + k + R * p.w.row_stride); // the next tile's rows, a line at a time
         add_dots<R, T>(w, tokens.record, k, sums);
         add_dots<R, T>(w, tokens.record, k + 32, sums);
       }
@@ -275,6 +265,14 @@ struct Q4Tile {
       elements.add(sums);
     }
     elements.store(tokens, o);
+  }
+
+  // Asks for the lines of the rows behind a tile, one after the other while the tile is computed: R of them behind line `i` of every
+  // row of it. Memory is read in one stream so, although the tile itself is read in R: one token takes two thirds of the
+  // time. (q8 and bf16, with fewer instructions a line, are faster when each row asks for its own next one.)
+  template <int R> PANGU_INLINE static void prefetch_behind(const RowProduct &p, int64_t o, int64_t i) {
+    const uint8_t *const behind = p.row(o + R) + i * (64 * R);
+    unroll<R>([&](auto r) PANGU_INLINE { simd::prefetch(behind + 64 * r); });
   }
 
   // The groups' scales as floats, and the sums' first term: stored integers are 8 too large.
