@@ -25,8 +25,9 @@ class IRError(Exception):
 class DType(Enum):
     """Element types; the value is the name in the text form.
 
-    q8 and q4 are storage formats of weights alone: q8 is int8 with one float32 scale a row, q4 is 4 bits with one
-    float16 scale for every group of 32 along a row. Whoever reads such a weight computes in its own operands' dtype.
+    q8, q4 and bf16c are storage formats of weights alone: q8 is int8 with one float32 scale a row, q4 is 4 bits with one
+    float16 scale for every group of 32 along a row, bf16c holds bf16 in 12 bits without loss. Whoever reads such a
+    weight computes in its own operands' dtype.
     """
 
     f32 = "f32"
@@ -37,16 +38,17 @@ class DType(Enum):
     bf16 = "bf16"
     q8 = "q8"
     q4 = "q4"
+    bf16c = "bf16c"
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """dtype that the interpreter computes in (bf16, q8 and q4 values are held as float32)."""
+        """dtype that the interpreter computes in (bf16, bf16c, q8 and q4 values are held as float32)."""
         return np.dtype(_NUMPY[self.value])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one element. IRError for q8 and q4: ask `TensorType.nbytes`, which knows the scales."""
-        if self.is_quantised:
+        """Bytes of one element. IRError for packed formats: ask `TensorType.nbytes`, which knows the scales."""
+        if self.is_packed:
             raise IRError(f"{self.value} has no whole number of bytes an element")
         return _NBYTES[self.value]
 
@@ -59,16 +61,22 @@ class DType(Enum):
         return self in (DType.q8, DType.q4)
 
     @property
+    def is_packed(self) -> bool:
+        """Rows of their own layout, with scales behind them."""
+        return self.is_quantised or self is DType.bf16c
+
+    @property
     def is_weight(self) -> bool:
         """May a matrix of a linear operator be stored so?"""
-        return self.is_float or self.is_quantised
+        return self.is_float or self.is_packed
 
 
 QUANT_GROUP = 32  # weights of a row that share one q4 scale; rows of q8 are padded to it too
-SCALES_ALIGN = 64  # where the scales of a q8 or q4 tensor begin, behind its rows
+SCALES_ALIGN = 64  # where the scales of a packed tensor begin, behind its rows
+PACKED_UNIT, PACKED_UNIT_BYTES = 128, 192  # columns of bf16c that lie together; a row may list as many more as it has units
 
 _NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "bool": "bool", "bf16": "float32",
-          "q8": "float32", "q4": "float32"}  # fmt: skip
+          "q8": "float32", "q4": "float32", "bf16c": "float32"}  # fmt: skip
 _NBYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
 
 
@@ -121,6 +129,14 @@ def substitute(value: Dim, binding: Mapping[str, Dim]) -> Dim:
     return dim(value.subs({symbol(name): d for name, d in binding.items()}, simultaneous=True))
 
 
+def packed_row_bytes(dtype: DType, columns: int) -> int:
+    """Bytes of one row of a packed format without its scales (codegen/cpu/kernels/pangu_quant.h has the layouts)."""
+    if dtype is DType.bf16c:
+        return -(-(-(-columns // PACKED_UNIT) * (PACKED_UNIT_BYTES + 4) + 4) // SCALES_ALIGN) * SCALES_ALIGN
+    padded = -(-columns // QUANT_GROUP) * QUANT_GROUP
+    return padded if dtype is DType.q8 else padded // 2
+
+
 @dataclass(frozen=True)
 class TensorType:
     """Element type and shape of a value."""
@@ -142,12 +158,12 @@ class TensorType:
 
     @property
     def nbytes(self) -> Dim:
-        """Bytes in memory, scales and padding included (symbolic where the shape is; a quantised one is known)."""
-        if not self.dtype.is_quantised:
+        """Bytes in memory, scales and padding included (symbolic where the shape is; a packed one is known)."""
+        if not self.dtype.is_packed:
             return dim(self.numel * self.dtype.nbytes)
-        rows, groups = int(product(self.shape[:-1])), -(-int(self.shape[-1]) // QUANT_GROUP)
-        per_group, scales = (QUANT_GROUP, 4 * rows) if self.dtype is DType.q8 else (QUANT_GROUP // 2, 2 * rows * groups)
-        return -(-rows * groups * per_group // SCALES_ALIGN) * SCALES_ALIGN + scales
+        rows, columns = int(product(self.shape[:-1])), int(self.shape[-1])
+        scales = 2 * rows * -(-columns // QUANT_GROUP) if self.dtype is DType.q4 else 4 * rows
+        return -(-rows * packed_row_bytes(self.dtype, columns) // SCALES_ALIGN) * SCALES_ALIGN + scales
 
     def same(self, other: TensorType) -> bool:
         return self.dtype == other.dtype and same_shape(self.shape, other.shape)

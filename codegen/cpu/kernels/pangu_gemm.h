@@ -53,8 +53,9 @@ struct RowProduct { // n tokens times rows of w: see linear_picked
   Weight w;
   float *y;
   int64_t y_stride;
+  int64_t skip = 0; // bytes of w that are not in memory: it is a copy of a part
 
-  const uint8_t *row(int64_t o) const { return static_cast<const uint8_t *>(w.data) + o * w.row_stride; }
+  const uint8_t *row(int64_t o) const { return static_cast<const uint8_t *>(w.data) + (o * w.row_stride - skip); }
 };
 
 // Where T tokens of a product are read and written.

@@ -12,7 +12,7 @@
 //   linear_rows(T, begin, end, I, rows, w, y, y_stride)      y[t * y_stride + o] for o in [begin, end)
 //   linear_picked(n, pick, out, begin, end, I, rows, w, y, y_stride)
 //       y[out[i] * y_stride + o] = w[o] . x[pick[i]] for i in [0, n): the tokens of one expert
-//   linear_transposed(T, begin, end, I, x, x_stride, w, y, y_stride)
+//   linear_transposed(T, begin, end, I, x, x_stride, w, y, y_stride)      not for BF16C
 //       y[t, 0..I) = sum over o in [begin, end) of x[t * x_stride + o - begin] * w[o, :]
 //
 // Strides are in elements. Rows made ready for f32 serve bf16 as well. Ranges of rows are
@@ -28,6 +28,8 @@
 #include "pangu_gemm_simd.h"
 
 #include "pangu_gemm.h"
+
+#include "pangu_gemm_packed.h"
 
 #include "pangu_prepare.h"
 
@@ -54,8 +56,9 @@ inline Rows prepare_rows(pangu_pool *pool, int32_t format, int64_t T, int64_t I,
 
 inline void linear_picked(int64_t n, const int64_t *pick, const int64_t *out, int64_t begin, int64_t end, int64_t I,
                           const Rows &rows, const Weight &w, float *y, int64_t y_stride) {
-  const RowProduct p{n, I, pick, out, rows, w, y, y_stride};
+  const RowProduct p{n, I, pick, out, rows, w, y, y_stride, 0};
   if (is_format<PANGU_BF16>(w)) return product_rows<FloatTile<Bf16>>(p, begin, end);
+  if (is_format<PANGU_BF16C>(w)) return packed_rows(p, begin, end);
   if (is_format<PANGU_Q8>(w)) return product_rows<Q8Tile>(p, begin, end);
   if (is_format<PANGU_Q4>(w)) return product_rows<Q4Tile>(p, begin, end);
   product_rows<FloatTile<F32>>(p, begin, end);

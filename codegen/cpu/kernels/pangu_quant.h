@@ -2,6 +2,13 @@
 //
 //   PANGU_F32   float, rows of I.
 //   PANGU_BF16  the upper half of a float, rows of I.
+//   PANGU_BF16C bf16 in 12 bits, without loss: most weights of a row lie within 2^15 of its largest, so 4 bits tell their exponents.
+//               Units of 128 columns (the last padded with zeros): 128 bytes of sign and fraction, then 64 bytes with two codes
+//               each. Then a uint32 count and up to ceil(I / 128) entries {uint16 column, uint16 bf16}: the smaller ones. Rows
+//               are padded to 64 bytes, and one float a row (a power of two) follows as for Q8.
+//               w[o][i] = (-1)^sign * 2^(code - 15) * (1 + fraction / 128) * scale[o]; code 0 is zero, or an entry.
+//               In 32 columns, column c is byte p = c / 8 * 4 + c % 4 + (c / 4 % 2) * 16; its code is in byte p % 16, in the
+//               low half below 16.
 //   PANGU_Q8    int8, rows padded with zeros to a multiple of 32; then, at the next multiple of 64 bytes, one float a
 //               row. w[o][i] = q[o][i] * scale[o].
 //   PANGU_Q4    groups of 32 columns (the last padded with zeros) of 16 bytes: byte j holds column j in its low and
@@ -14,6 +21,7 @@
 namespace pangu {
 
 constexpr int64_t kQuantGroup = 32;
+constexpr int64_t kPackedUnit = 128, kPackedUnitBytes = 192; // of BF16C
 
 // A view of a matrix: rows `row_stride` bytes apart, scales in the order of the rows (null for F32 and BF16).
 struct Weight {
@@ -33,11 +41,14 @@ template <int32_t Format> inline bool is_format(const Weight &w) {
 
 inline int64_t weight_groups(int64_t I) { return (I + kQuantGroup - 1) / kQuantGroup; }
 
+inline int64_t packed_units(int64_t I) { return (I + kPackedUnit - 1) / kPackedUnit; }
+
 inline int64_t weight_row_bytes(int32_t format, int64_t I) {
   switch (format) {
   case PANGU_F32: return 4 * I;
   case PANGU_BF16: return 2 * I;
   case PANGU_Q8: return weight_groups(I) * kQuantGroup;
+  case PANGU_BF16C: return (packed_units(I) * (kPackedUnitBytes + 4) + 4 + 63) / 64 * 64;
   default: return weight_groups(I) * (kQuantGroup / 2);
   }
 }
@@ -45,14 +56,14 @@ inline int64_t weight_row_bytes(int32_t format, int64_t I) {
 // The whole matrix of O rows that begins at `data`.
 inline Weight weight_view(const void *data, int32_t format, int64_t O, int64_t I) {
   const int64_t stride = weight_row_bytes(format, I);
-  const bool scaled = format == PANGU_Q8 || format == PANGU_Q4;
+  const bool scaled = format == PANGU_Q8 || format == PANGU_Q4 || format == PANGU_BF16C;
   const void *scales = scaled ? static_cast<const uint8_t *>(data) + (O * stride + 63) / 64 * 64 : nullptr;
   return {data, scales, format, stride};
 }
 
 // Rows [first, ..) of a matrix: an expert of a stacked tensor, a head of a projection.
 inline Weight weight_rows(const Weight &w, int64_t first, int64_t I) {
-  const int64_t scale_bytes = w.format == PANGU_Q8 ? 4 : 2 * weight_groups(I);
+  const int64_t scale_bytes = w.format == PANGU_Q4 ? 2 * weight_groups(I) : 4;
   const void *scales = w.scales == nullptr ? nullptr : static_cast<const uint8_t *>(w.scales) + first * scale_bytes;
   return {static_cast<const uint8_t *>(w.data) + first * w.row_stride, scales, w.format, w.row_stride};
 }
@@ -63,6 +74,28 @@ inline float bf16_value(uint16_t h) {
   std::memcpy(&f, &bits, 4);
   return f;
 }
+
+// One of 32 weights of a BF16C row, without the row's scale.
+inline uint16_t packed_bf16(const uint8_t *bytes, const uint8_t *codes, int64_t column) {
+  const int64_t p = column / 8 * 4 + column % 4 + (column / 4 % 2) * 16;
+  const uint32_t byte = bytes[p], code = codes[p % 16] >> (p < 16 ? 0 : 4) & 15u;
+  return static_cast<uint16_t>((byte & 0x80u) << 8 | (code == 0 ? 0 : (112 + code) << 7) | (byte & 0x7fu));
+}
+
+// The listed weights of a BF16C row.
+struct PackedTail {
+  const uint8_t *entries;
+  uint32_t count;
+
+  PackedTail(const uint8_t *row, int64_t I) : entries(row + packed_units(I) * kPackedUnitBytes + 4) { std::memcpy(&count, entries - 4, 4); }
+  uint16_t half(uint32_t i, int which) const {
+    uint16_t h;
+    std::memcpy(&h, entries + 4 * i + 2 * which, 2);
+    return h;
+  }
+  int64_t column(uint32_t i) const { return half(i, 0); }
+  float value(uint32_t i) const { return bf16_value(half(i, 1)); }
+};
 
 // float16 to float, exact.
 inline float f16_value(uint16_t h) {
@@ -89,6 +122,15 @@ inline void weight_row(const Weight &w, int64_t o, int64_t I, float *out) {
       std::memcpy(&h, row + 2 * i, 2);
       out[i] = bf16_value(h);
     }
+  } else if (w.format == PANGU_BF16C) {
+    const float scale = static_cast<const float *>(w.scales)[o];
+    for (int64_t i = 0; i < I; ++i) {
+      const uint8_t *const unit = row + i / kPackedUnit * kPackedUnitBytes;
+      const int64_t first = i % kPackedUnit / 32 * 32;
+      out[i] = bf16_value(packed_bf16(unit + first, unit + kPackedUnit + first / 2, i % 32)) * scale;
+    }
+    const PackedTail tail(row, I);
+    for (uint32_t i = 0; i < tail.count; ++i) out[tail.column(i)] = tail.value(i);
   } else if (w.format == PANGU_Q8) {
     const float scale = static_cast<const float *>(w.scales)[o];
     for (int64_t i = 0; i < I; ++i) out[i] = static_cast<float>(static_cast<int8_t>(row[i])) * scale;
