@@ -97,11 +97,13 @@ ATTENTION = {
     "dsa_odd": dict(kind="dsa", heads=3, width=29, latent=23, sinks=3, scale=0.2, top=20),
     "dsa_full": dict(kind="dsa", heads=48, width=576, latent=512, sinks=128, scale=192**-0.5, top=2048),
 }
+ATTENTION |= {f"{name}_split": spec | {"row_type": "split"} for name, spec in ATTENTION.items()}
 INDEX_SCORE = {
     "score_24": dict(heads=24, channels=128, scale=128**-0.5),
     "score_one": dict(heads=1, channels=19, scale=0.3, weight_type="float"),
     "score_4": dict(heads=4, channels=32, scale=0.3),
 }
+INDEX_SCORE |= {f"{name}_split": spec | {"row_type": "split", "weight_type": "float"} for name, spec in INDEX_SCORE.items()}
 TOPK = {"topk_20": dict(top=20), "topk_128": dict(top=128), "topk_2048": dict(top=2048)}
 PRODUCT = {
     "product_10": dict(depth=10, columns=19),
