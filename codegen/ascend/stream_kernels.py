@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from .kernel import Argument, Kernel
 from .platform import Platform
 from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
-from .vector_kernels import BF16, F32, FACTORS, RESERVE, factor_bytes, reduce_work, tokens_kernel
+from .vector_kernels import BF16, F32, FACTORS, RESERVE, SIZES, factor_bytes, reduce_work, tokens_kernel
 
-SIZES = {"bfloat16_t": BF16, "float": F32}
 SLICES = 8  # of a row of columns; with eight tokens at once they fill MAX_PARTS
 MAX_PARTS = 64  # partial sums that a core adds up at once: slices of one token, or eight tokens of one slice
 

@@ -1,7 +1,7 @@
 """Vector kernels over rows of activations: norms, quantisation, SwiGLU, convolution, rotary embedding, gates.
 
-Activations are bf16 in global memory, parameters (norm weights, convolution taps, biases) float32; arithmetic is float32.
-The token count is a run-time tiling field; everything else is fixed when the kernel is generated.
+Activations are bf16, float32 or split (host/values.py) in global memory, parameters (norm weights, convolution taps, biases)
+float32; arithmetic is float32. The token count is a run-time tiling field; everything else is fixed when the kernel is generated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
 
 F32 = 4
 BF16 = 2
+SIZES = {"bfloat16_t": BF16, "float": F32, "split": 2 * BF16}
 RESERVE = 4096  # bytes of UB that the toolkit's own calls may need
 
 
@@ -94,6 +95,37 @@ def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: 
         quantise=quantise,
         tile=tile,
         out_type=arguments[2].dtype,
+    )
+
+
+def element(dtype: str) -> str:
+    """C type in memory of an argument's elements."""
+    return "bfloat16_t" if dtype == "split" else dtype
+
+
+def convert(chip: Platform, name: str, *, channels: int, x_type: str, y_type: str) -> Kernel:
+    """x[T, C] -> y[T, C]: the same values in another one of bf16, float32 and split."""
+    width = min(channels, 2048)
+    pitch = align(width, 16)
+    buffers = [
+        Buffer("x", pitch * SIZES[x_type], depth=2),
+        Buffer("y", pitch * SIZES[y_type], depth=2),
+        Buffer("wide", pitch * F32),
+        Buffer("back", pitch * F32),
+    ]
+    arguments = (Argument("x", x_type, f"tokens, {channels}"), Argument("y", y_type, f"tokens, {channels}", "out"))
+    return tokens_kernel(
+        name,
+        "convert.cpp.jinja",
+        "convert",
+        arguments,
+        channels=channels,
+        width=width,
+        x_type=x_type,
+        y_type=y_type,
+        x_element=element(x_type),
+        y_element=element(y_type),
+        tile=ub_tile(name, chip, buffers),
     )
 
 

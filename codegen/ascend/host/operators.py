@@ -13,7 +13,7 @@ from ..vector_kernels import conv_norm, residual, rms_norm, swiglu
 from .attention import attention_output, dense_attention, dsa_attention, index_prologue, mla_prologue, swa_attention
 from .body import Body, Operands
 from .products import Rows, grouped, is_int8, multiply, project, wide_type
-from .values import Tensor, Verdict, View
+from .values import C_TYPES, Tensor, Verdict, View
 
 Lower = Callable[[Body, Operands], None]
 
@@ -42,9 +42,6 @@ def _linear(body: Body, o: Operands) -> None:
         project(body, o.view("in0"), (o.values["in1"],), View(o.result("out0"), value.type.shape))
 
 
-KERNEL_TYPES = {"bf16": "bfloat16_t", "f32": "float"}
-
-
 def _decides(body: Body, value: Value) -> bool:
     """Does a router read it?"""
     return any(n.op == "moe_gate" and n.inputs[0] is value for n in body.graph.nodes)
@@ -57,7 +54,7 @@ def _residual(body: Body, o: Operands) -> None:
     eps = {f"{n}_eps": o.attrs[f"{n}_eps"] for n in ("out", "block") if f"{n}_norm" in o}
     eps |= {"norm_eps": o.attrs["norm_eps"]} if "norm" in o else {}
     kernel = body.lowering.kernels.get(
-        residual, "residual", channels=o.size("x", 1), stream_type="float", out_type=KERNEL_TYPES[out.dtype], wide_y=wide, **eps
+        residual, "residual", channels=o.size("x", 1), stream_type="float", out_type=C_TYPES[out.dtype], wide_y=wide, **eps
     )
     operands = {"x": o.tensor("x", "f32"), "out": out, **o.parameters("out_norm", "block_norm", "norm")}
     operands["new_x"] = o.result("new_x", "f32")
@@ -99,7 +96,7 @@ def _streams(body: Body, o: Operands) -> None:
     operands = {"x": o.tensor("x", "f32"), **({"out": o.tensor("out")} if "out" in o else {})}
     kernel = body.lowering.kernels.get(
         mhc, o.node.op, streams=int(streams), hidden=int(hidden), post=post, pre=pre, stream_type="float",
-        out_type=KERNEL_TYPES[operands["out"].dtype] if "out" in o else "bfloat16_t",
+        out_type=C_TYPES[operands["out"].dtype] if "out" in o else "bfloat16_t",
     )  # fmt: skip
     operands |= {n: o.tensor(n, "f32") for n in ("post", "res") if n in o}
     operands |= o.parameters("out_norm", "block_norm", "phi", "alpha", "beta", "gamma", "norm")
@@ -131,7 +128,7 @@ def gated(body: Body, x: View, gate: Value, up: Value, down: Value, out: Tensor)
 def _swiglu(body: Body, both: Tensor, rows: Dim, width: int, quantise: bool) -> tuple[Tensor, Rows | None]:
     """silu(gate) * up of [rows, 2 width], float32 or bf16, as bf16 or as int8 with a scale a row."""
     inner = body.buffer("int8" if quantise else "bf16", rows, width)
-    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=width, quantise=quantise, x_type=KERNEL_TYPES[both.dtype])
+    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=width, quantise=quantise, x_type=C_TYPES[both.dtype])
     operands = {"x": both, "y": inner}
     if not quantise:
         body.launch(kernel, {"tokens": rows}, operands)

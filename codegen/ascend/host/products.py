@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pangu_compile.ir import Value
-from pangu_compile.ir.types import dim, product
+from pangu_compile.ir.types import Dim, dim, product
 
 from ..product_kernels import product as product_kernel
 from .body import Body
@@ -29,6 +29,22 @@ def multiply(body: Body, x: View, weight: View, out: View) -> None:
     depth, columns = (int(d) for d in weight.dims)
     kernel = body.lowering.kernels.get(product_kernel, "product", depth=depth, columns=columns)
     body.launch(kernel, {"tokens": product(x.dims[:-1])}, {"x": x.tensor, "w": weight.tensor, "y": out.tensor})
+
+
+def multiply_heads(
+    body: Body, x: Tensor, weight: Tensor, out: Tensor, tokens: Dim, *, heads: int, depth: int, columns: int,
+    x_strides: tuple[int, int, int], w_strides: tuple[int, int], y_strides: tuple[int, int], by_depth: bool,
+) -> None:  # fmt: skip
+    """out[t, h, :] f32 = x[t, h, :] split times head h's weight bf16: [columns, depth], or [depth, columns] where `by_depth`.
+
+    Strides count elements in memory (bf16 for x). x: of tokens, of heads, from high to low parts; weight: of heads, of its rows;
+    out: of tokens, of heads.
+    """
+    kernel = body.lowering.kernels.get(
+        product_kernel, "product_heads", x_type="split", depth=depth, columns=columns, heads=heads, x_strides=x_strides,
+        w_strides=w_strides, y_strides=y_strides, by_depth=by_depth,
+    )  # fmt: skip
+    body.launch(kernel, {"tokens": tokens}, {"x": x, "w": weight, "y": out})
 
 
 def quantised(body: Body, x: View) -> Rows:

@@ -10,7 +10,16 @@ from pangu_compile.codegen.ascend.platform import platform
 from pangu_compile.codegen.ascend.product_kernels import product
 from pangu_compile.codegen.ascend.select_kernels import argmax, moe_gate, mtp_verify
 from pangu_compile.codegen.ascend.stream_kernels import Post, Pre, mhc
-from pangu_compile.codegen.ascend.vector_kernels import conv_norm, index_key, residual, ring_write, rms_norm, rotary, swiglu
+from pangu_compile.codegen.ascend.vector_kernels import (
+    conv_norm,
+    convert,
+    index_key,
+    residual,
+    ring_write,
+    rms_norm,
+    rotary,
+    swiglu,
+)
 
 CHIP = platform("ascend910b")
 EPS = 1e-5
@@ -52,6 +61,13 @@ CONV = {
     "latent_row": dict(channels=64, taps=3, ring=5, norm_eps=EPS, rotary=16),
     "latent_odd": dict(channels=23, norm_eps=EPS, rotary=6),
     "latent_512": dict(channels=512, taps=3, ring=5, norm_eps=EPS, rotary=64),
+}
+CONVERT = {
+    "split_float": dict(channels=33, x_type="float", y_type="split"),
+    "split_bf16": dict(channels=33, x_type="bfloat16_t", y_type="split"),
+    "split_2565": dict(channels=2565, x_type="float", y_type="split"),
+    "join_float": dict(channels=33, x_type="split", y_type="float"),
+    "join_bf16": dict(channels=2565, x_type="split", y_type="bfloat16_t"),
 }
 ROTARY = {
     "rotary_3": dict(heads=3, channels=24, dim=10, offset=14),
@@ -121,6 +137,7 @@ for _builder, _group in (
     (residual, RESIDUAL),
     (swiglu, SWIGLU),
     (conv_norm, CONV),
+    (convert, CONVERT),
     (rotary, ROTARY),
     (index_key, INDEX_KEY),
     (moe_gate, GATE),

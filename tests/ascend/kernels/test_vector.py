@@ -7,7 +7,7 @@ from typing import Any
 import catalogue
 import numpy as np
 import pytest
-from kernel_harness import Library, from_bf16, to_bf16, ulps
+from kernel_harness import Library, from_bf16, from_split, to_bf16, to_split, ulps
 
 from pangu_compile.ir.ops.norm import mome, rms, rotate, silu, write_ring
 
@@ -165,3 +165,16 @@ def test_any_number_of_cores_gives_the_same_bytes(library: Library, cores: int) 
     one = library.run("conv_144", {"tokens": 29, "start": 4}, cores=40, **arrays)
     other = library.run("conv_144", {"tokens": 29, "start": 4}, cores=cores, **arrays)
     assert s["ring"] == 5 and all((one[n] == other[n]).all() for n in one)
+
+
+@pytest.mark.parametrize("tokens", catalogue.TOKENS)
+@pytest.mark.parametrize("name", list(catalogue.CONVERT))
+def test_convert(library: Library, name: str, tokens: int) -> None:
+    spec = catalogue.CONVERT[name]
+    x = np.random.default_rng(tokens).normal(size=(tokens, spec["channels"])).astype(np.float32)
+    forms = {"float": lambda v: v, "bfloat16_t": to_bf16, "split": to_split}
+    values = {"float": lambda v: v, "bfloat16_t": from_bf16, "split": from_split}
+    given = forms[spec["x_type"]](x)
+    y = library.run(name, {"tokens": tokens}, x=given)["y"]
+    want = forms[spec["y_type"]](values[spec["x_type"]](given).astype(np.float32))
+    assert (y.reshape(want.shape) == want).all()
