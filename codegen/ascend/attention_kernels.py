@@ -126,7 +126,7 @@ def attention(
     top: int = 0,
     row_type: str = "bfloat16_t",
 ) -> Kernel:
-    """query[T, h, C + r] -> out[T, h, C], for `kind` swa, dense or dsa; these, sinks and cached rows are of `row_type`: bf16 or split.
+    """query[T, h, C + r] -> out[T, h, C], for `kind` swa, dense or dsa; these, sinks and caches are of `row_type`, bf16 or split.
 
     swa: keys are ring[R, C + r] (position p in row p % R) before `start`, and latent[T, C + r] from there on.
     dense: cache[start + T, C + r]. dsa: the rows of the cache that index[T, top] i32 lists, min(top, start + t + 1) of them.

@@ -14,6 +14,7 @@ from pangu_compile.codegen.ascend.vector_kernels import (
     conv_norm,
     convert,
     index_key,
+    query_rows,
     residual,
     ring_write,
     rms_norm,
@@ -62,6 +63,8 @@ CONV = {
     "latent_odd": dict(channels=23, norm_eps=EPS, rotary=6),
     "latent_512": dict(channels=512, taps=3, ring=5, norm_eps=EPS, rotary=64),
 }
+SPLIT = {"x_type": "float", "y_type": "split"}
+CONV |= {f"{name}_split": CONV[name] | SPLIT for name in ("conv_1100", "conv_2", "query_low", "latent_row", "latent_odd")}
 CONVERT = {
     "split_float": dict(channels=33, x_type="float", y_type="split"),
     "split_bf16": dict(channels=33, x_type="bfloat16_t", y_type="split"),
@@ -73,11 +76,20 @@ ROTARY = {
     "rotary_3": dict(heads=3, channels=24, dim=10, offset=14),
     "rotary_48": dict(heads=48, channels=192, dim=64, offset=128),
     "rotary_index": dict(heads=4, channels=32, dim=16, offset=0),
+    "rotary_split": dict(heads=3, channels=24, dim=10, offset=14, split=True),
+    "rotary_middle": dict(heads=2, channels=43, dim=6, offset=20, split=True),
+    "rotary_alone": dict(heads=1, channels=8, dim=8, offset=0, split=True),
+    "rotary_48_split": dict(heads=48, channels=192, dim=64, offset=128, split=True),
 }
 INDEX_KEY = {
     "key_32": dict(channels=32, dim=16, eps=1e-6),
     "key_bias": dict(channels=17, dim=10, eps=1e-6, bias=True),
     "key_whole": dict(channels=10, dim=10, eps=1e-6),
+}
+INDEX_KEY |= {f"{name}_split": spec | SPLIT for name, spec in INDEX_KEY.items()}
+QUERY = {
+    "query_rows_4": dict(heads=4, width=48, latent=64, rope=16),
+    "query_rows_3": dict(heads=3, width=17, latent=23, rope=6),
 }
 GATE = {
     "gate_5": dict(experts=5, k=2, bias=False, normalise=False, scale=1.0, eps=1e-20),
@@ -129,7 +141,11 @@ PRODUCT = {
     "product_2560": dict(depth=2560, columns=2560),
     "product_logits": dict(depth=97, columns=9001),
 }
-RING = {"ring_576": dict(channels=576, ring=515), "ring_29": dict(channels=29, ring=6)}
+RING = {
+    "ring_576": dict(channels=576, ring=515),
+    "ring_29": dict(channels=29, ring=6),
+    "ring_29_split": dict(channels=29, ring=6, row_type="split"),
+}
 
 SPECS: dict[str, tuple[Any, dict[str, Any]]] = {}
 for _builder, _group in (
@@ -140,6 +156,7 @@ for _builder, _group in (
     (convert, CONVERT),
     (rotary, ROTARY),
     (index_key, INDEX_KEY),
+    (query_rows, QUERY),
     (moe_gate, GATE),
     (argmax, ARGMAX),
     (mtp_verify, VERIFY),
