@@ -140,6 +140,21 @@ PRODUCT = {
     "product_odd": dict(depth=1301, columns=333),
     "product_2560": dict(depth=2560, columns=2560),
     "product_logits": dict(depth=97, columns=9001),
+    "product_split": dict(depth=96, columns=150, x_type="split"),
+    "product_split_odd": dict(depth=1301, columns=333, x_type="split"),
+    "product_split_one": dict(depth=1, columns=1, x_type="split"),
+    "product_split_2560": dict(depth=2560, columns=2560, x_type="split"),
+    "product_heads": dict(depth=41, columns=23, x_type="split", heads=3),
+    "product_absorb": dict(
+        depth=9, columns=300, x_type="split", heads=5, by_depth=True, x_strides=(5 * 30, 30, 15), w_strides=(20 * 300, 300),
+        y_strides=(5 * 306, 306),
+    ),
+    "product_absorb_wide": dict(depth=777, columns=19, x_type="split", heads=2, by_depth=True),
+    "product_values": dict(
+        depth=300, columns=11, x_type="split", heads=5, x_strides=(5 * 600, 300, 1500), w_strides=(20 * 300, 300)
+    ),
+    "product_groups": dict(depth=41, columns=300, x_type="split", groups=7),
+    "product_groups_bf16": dict(depth=600, columns=23, groups=3),
 }
 RING = {
     "ring_576": dict(channels=576, ring=515),
