@@ -32,6 +32,9 @@ BOTH = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, quantise=True, wi
 RMS = {
     "rms_96": dict(channels=96, eps=EPS),
     "rms_2560": dict(channels=2560, eps=EPS),
+    "rms_split_39": dict(channels=39, eps=EPS, x_type="float", y_type="split"),
+    "rms_float_2560": dict(channels=2560, eps=EPS, x_type="float", y_type="float"),
+    "rms_mixed_96": dict(channels=96, eps=EPS, y_type="split"),
     "rms_quant_96": dict(channels=96, eps=EPS, quantise=True),
     "rms_quant_81": dict(channels=81, eps=EPS, quantise=True),
 }
@@ -40,6 +43,9 @@ RESIDUAL = {
     "residual_plain": dict(channels=96),
     "residual_wide": dict(
         channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS, stream_type="float", out_type="float", wide_y=True
+    ),
+    "residual_split": dict(
+        channels=39, out_eps=EPS, norm_eps=EPS, stream_type="float", out_type="float", wide_y=True, y_type="split"
     ),
     "residual_mixed": dict(channels=41, norm_eps=EPS, stream_type="float"),
     "residual_norm": dict(channels=130, out_eps=EPS, norm_eps=EPS),
@@ -51,6 +57,8 @@ SWIGLU = {
     "swiglu_12000": dict(width=12000),
     "swiglu_wide_50": dict(width=50, x_type="float"),
     "swiglu_wide_96": dict(width=96, quantise=True, x_type="float"),
+    "swiglu_split_50": dict(width=50, x_type="float", y_type="split"),
+    "swiglu_split_12000": dict(width=12005, x_type="float", y_type="split"),
     "swiglu_wide_3": dict(width=3, quantise=True, x_type="float"),
     "swiglu_wide_9216": dict(width=9216, x_type="float"),
 }
@@ -113,6 +121,10 @@ MHC = {
     "block_wide": dict(streams=2, hidden=40, post=Post(EPS, EPS), pre=WIDE, stream_type="float"),
     "post_wide": dict(streams=3, hidden=97, post=Post(None, EPS), stream_type="float", out_type="float"),
     "pre_wide": dict(streams=4, hidden=2560, pre=WIDE, stream_type="float"),
+    "chain_split": dict(streams=4, hidden=97, post=Post(EPS), pre=WIDE, stream_type="float", out_type="float", y_type="split"),
+    "pre_split": dict(streams=4, hidden=2560, pre=WIDE, stream_type="float", y_type="split"),
+    "plain_split": dict(streams=3, hidden=23, pre=Pre(EPS, 1e-6, False, 2), stream_type="float", y_type="split"),
+    "merge_float": dict(streams=4, hidden=23, pre=Pre(EPS, 1e-6, True, merge=True), stream_type="float", y_type="float"),
     "merge_wide": dict(streams=4, hidden=23, pre=Pre(EPS, 1e-6, True, merge=True), stream_type="float"),
     "merge_96": dict(streams=4, hidden=96, pre=Pre(EPS, 1e-6, True, merge=True)),
 }

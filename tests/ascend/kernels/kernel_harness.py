@@ -47,6 +47,15 @@ def ulps(got: np.ndarray, want: np.ndarray) -> float:
     return float((np.abs(got - want) / unit).max())
 
 
+def close(got: np.ndarray, want: np.ndarray, dtype: str = "bfloat16_t", ulp: float = 0.51) -> bool:
+    """Is a kernel's result of that type what it should be, but for the rounding to the type and a few float32 roundings?"""
+    if dtype == "bfloat16_t":
+        return ulps(got.reshape(want.shape), want) <= ulp
+    values = from_split(got.reshape(*want.shape[:-1], -1)) if dtype == "split" else got.reshape(want.shape)
+    roundings = 4e-6 * np.abs(want).max() + (2.0**-17 * np.abs(want) if dtype == "split" else 0.0)
+    return bool((np.abs(values - want) <= roundings).all())
+
+
 class SimulationFault(Exception):
     """The simulator refused a launch."""
 
