@@ -13,7 +13,7 @@ Rows = tuple[Tensor, Tensor]  # int8 rows, and a float32 scale for each
 
 
 def is_int8(body: Body, weight: Value) -> bool:
-    return body.weight(weight).ir_dtype == "q8"
+    return body.weight(weight).ir_dtype == "w8a8"
 
 
 def wide_type(body: Body, weight: Value) -> str:

@@ -124,7 +124,7 @@ def _operator(node: Node, env: Mapping[str, int], kinds: Mapping[Value, str]) ->
         caches = max(0.0, moved - weights - activations)
     # States and activations are float32 in the IR and bf16 on the device; streams stay float32.
     streams = float(sum(int(types[v].nbytes) for v in fresh if types[v].rank == 3 and node.op.startswith("mhc")))
-    int8 = any(types[v].dtype.value == "q8" for v in matrices)
+    int8 = any(types[v].dtype.value == "w8a8" for v in matrices)
     return Traffic(node.op, flops, weights, caches / 2, (activations + streams) / 2, int8, experts)
 
 
