@@ -1,7 +1,7 @@
 """Vector kernels over rows of activations: norms, quantisation, SwiGLU, convolution, rotary embedding, gates.
 
-Activations are bf16 in global memory, parameters (norm weights, convolution taps, biases) float32; arithmetic is float32.
-The token count is a run-time tiling field; everything else is fixed when the kernel is generated.
+Activations are bf16, float32 or split (host/values.py) in global memory, parameters (norm weights, convolution taps, biases)
+float32; arithmetic is float32. The token count is a run-time tiling field; everything else is fixed when the kernel is generated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
 
 F32 = 4
 BF16 = 2
+SIZES = {"bfloat16_t": BF16, "float": F32, "split": 2 * BF16}
 RESERVE = 4096  # bytes of UB that the toolkit's own calls may need
 
 
@@ -62,12 +63,15 @@ def tokens_kernel(
     return Kernel(name, source, arguments, fields, units, core=core, planned=planned, op=op)
 
 
-def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: bool = False) -> Kernel:
-    """x[T, C] bf16, gamma[C] f32 -> y[T, C] bf16; with `quantise` y is int8 and scale[T] f32 = max|y| / 127."""
-    pitch = align(channels, 16)
+def rms_norm(
+    chip: Platform, name: str, *, channels: int, eps: float, quantise: bool = False, x_type: str = "bfloat16_t",
+    y_type: str = "bfloat16_t",
+) -> Kernel:  # fmt: skip
+    """x[T, C] bf16 or float32, gamma[C] f32 -> y[T, C] of `y_type`; with `quantise` y is int8 and scale[T] f32 = max|y| / 127."""
+    pitch, y_type = align(channels, 16), "int8_t" if quantise else y_type
     buffers = [
-        Buffer("x", pitch * BF16, depth=2),
-        Buffer("y", align(channels, 32) if quantise else pitch * BF16, depth=2),
+        Buffer("x", pitch * SIZES[x_type], depth=2),
+        Buffer("y", align(channels, 32) if quantise else pitch * SIZES[y_type], depth=2),
         Buffer("gamma", fixed=align(channels, 8) * F32),
         Buffer("wide", pitch * F32),
         Buffer("square", pitch * F32),
@@ -78,9 +82,9 @@ def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: 
         buffers.append(Buffer("scale", F32, fixed=7 * F32, depth=2))
     tile = ub_tile(name, chip, buffers)
     arguments = (
-        Argument("x", "bfloat16_t", f"tokens, {channels}"),
+        Argument("x", x_type, f"tokens, {channels}"),
         Argument("gamma", "float", f"{channels}"),
-        Argument("y", "int8_t" if quantise else "bfloat16_t", f"tokens, {channels}", "out"),
+        Argument("y", y_type, f"tokens, {channels}", "out"),
         *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
     )
     return tokens_kernel(
@@ -93,7 +97,40 @@ def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: 
         eps=eps,
         quantise=quantise,
         tile=tile,
-        out_type=arguments[2].dtype,
+        x_type=x_type,
+        split=y_type == "split",
+        out_type=element(y_type),
+    )
+
+
+def element(dtype: str) -> str:
+    """C type in memory of an argument's elements."""
+    return "bfloat16_t" if dtype == "split" else dtype
+
+
+def convert(chip: Platform, name: str, *, channels: int, x_type: str, y_type: str) -> Kernel:
+    """x[T, C] -> y[T, C]: the same values in another one of bf16, float32 and split."""
+    width = min(channels, 2048)
+    pitch = align(width, 16)
+    buffers = [
+        Buffer("x", pitch * SIZES[x_type], depth=2),
+        Buffer("y", pitch * SIZES[y_type], depth=2),
+        Buffer("wide", pitch * F32),
+        Buffer("back", pitch * F32),
+    ]
+    arguments = (Argument("x", x_type, f"tokens, {channels}"), Argument("y", y_type, f"tokens, {channels}", "out"))
+    return tokens_kernel(
+        name,
+        "convert.cpp.jinja",
+        "convert",
+        arguments,
+        channels=channels,
+        width=width,
+        x_type=x_type,
+        y_type=y_type,
+        x_element=element(x_type),
+        y_element=element(y_type),
+        tile=ub_tile(name, chip, buffers),
     )
 
 
@@ -253,21 +290,22 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
     )
 
 
-def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False, x_type: str = "bfloat16_t") -> Kernel:
-    """x[T, 2F] of `x_type` (bf16 or float32), gate first -> silu(gate) * up: y[T, F] bf16, or int8 with scale[T] f32."""
-    pitch, out_pitch = align(width, 16), align(width, 32 if quantise else 16)
-    element = F32 if x_type == "float" else BF16
+def swiglu(
+    chip: Platform, name: str, *, width: int, quantise: bool = False, x_type: str = "bfloat16_t", y_type: str = "bfloat16_t"
+) -> Kernel:
+    """x[T, 2F] of `x_type` (bf16 or float32), gate first -> silu(gate) * up: y[T, F] bf16 or split, or int8 with scale[T] f32."""
+    pitch, y_type = align(width, 16), "int8_t" if quantise else y_type
 
     def buffers(chunk: int, depth: int) -> list[Buffer]:
+        # quantise_rows needs a whole row and its magnitudes
         part = align(min(chunk, width), 16)
-        # quantise_rows needs a whole row of magnitudes
-        temporary = pitch if quantise else part
+        held = pitch if quantise else part
         result = [
-            Buffer("gate", part * element, depth=2),
-            Buffer("up", part * element, depth=2),
-            Buffer("y", out_pitch * (1 if quantise else BF16), depth=depth),
-            Buffer("product", pitch * F32),
-            Buffer("temporary", temporary * F32),
+            Buffer("gate", part * SIZES[x_type], depth=2),
+            Buffer("up", part * SIZES[x_type], depth=2),
+            Buffer("y", align(width, 32) if quantise else part * SIZES[y_type], depth=depth),
+            Buffer("product", held * F32),
+            Buffer("temporary", held * F32),
         ]
         if quantise:
             result += [Buffer("scale", F32, fixed=7 * F32, depth=2), Buffer("work", reduce_work(width), fixed=32), FACTORS]
@@ -283,7 +321,7 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False, x_t
             chunk, depth = (4096, 2) if chunk > 4096 else (1024, 1)
     arguments = (
         Argument("x", x_type, f"tokens, {2 * width}"),
-        Argument("y", "int8_t" if quantise else "bfloat16_t", f"tokens, {width}", "out"),
+        Argument("y", y_type, f"tokens, {width}", "out"),
         *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
     )
     return tokens_kernel(
@@ -293,13 +331,13 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False, x_t
         arguments,
         width=width,
         pitch=pitch,
-        out_pitch=out_pitch,
         chunk=min(chunk, width),
         out_depth=depth,
         quantise=quantise,
         x_type=x_type,
+        split=y_type == "split",
         tile=tile,
-        out_type=arguments[1].dtype,
+        out_type=element(y_type),
     )
 
 
@@ -313,17 +351,19 @@ def residual(
     norm_eps: float | None = None,
     stream_type: str = "bfloat16_t",
     out_type: str = "bfloat16_t",
+    y_type: str = "bfloat16_t",
     wide_y: bool = False,
 ) -> Kernel:
     """x[T, C] + norm(out) -> new_x, normed by block_norm where it has an epsilon; y is that under `norm`.
 
-    x and new_x are of `stream_type`, out of `out_type` (bf16 or float32), y bf16 (y_wide: the same as float32), weights float32.
+    x and new_x are of `stream_type`, out of `out_type` (bf16 or float32), y bf16 or split (y_wide: the same as float32), weights
+    float32.
     """
-    pitch, sizes = align(channels, 16), {"bfloat16_t": BF16, "float": F32}
+    pitch, result = align(channels, 16), max(SIZES[stream_type], SIZES[y_type], F32 if wide_y else 0)
     norms = [n for n, eps in (("out_norm", out_eps), ("block_norm", block_eps), ("norm", norm_eps)) if eps is not None]
     buffers = [
-        Buffer("in", pitch * (sizes[stream_type] + sizes[out_type]), depth=2),
-        Buffer("result", pitch * (F32 if wide_y else sizes[stream_type]), depth=2),
+        Buffer("in", pitch * (SIZES[stream_type] + SIZES[out_type]), depth=2),
+        Buffer("result", pitch * result, depth=2),
         Buffer("sum", pitch * F32),
         Buffer("branch", pitch * F32),
     ]
@@ -336,7 +376,7 @@ def residual(
         Argument("out", out_type, f"tokens, {channels}"),
         *(Argument(n, "float", f"{channels}") for n in norms),
         Argument("new_x", stream_type, f"tokens, {channels}", "out"),
-        *((Argument("y", "bfloat16_t", f"tokens, {channels}", "out"),) if norm_eps is not None else ()),
+        *((Argument("y", y_type, f"tokens, {channels}", "out"),) if norm_eps is not None else ()),
         *((Argument("y_wide", "float", f"tokens, {channels}", "out"),) if wide_y else ()),
     )
     return tokens_kernel(
@@ -352,6 +392,7 @@ def residual(
         norm=norm_eps is not None,
         stream_type=stream_type,
         out_type=out_type,
+        split=y_type == "split",
         wide_y=wide_y,
         out_eps=out_eps or 0.0,
         block_eps=block_eps or 0.0,

@@ -21,6 +21,7 @@ from .values import BYTES, SCALES_ALIGN, STORED_TYPES
 HERE = Path(__file__).parent
 STATIC = ("pangu_device.h", "pangu_device.cpp", "pangu_aclnn.h", "pangu_aclnn.cpp")
 ARENA_BUDGET = 1 << 30
+ACTIVATIONS = ("bf16", "float32")
 CHUNKS = (256, 128, 64, 32, 16, 8)
 CODES = {"bf16": "PANGU_BF16", "int8": "PANGU_Q8", "int8 joined": "PANGU_Q8"}
 
@@ -78,8 +79,10 @@ def int8_bytes(chain: Sequence[StoredWeight]) -> int:
     return -(-rows // SCALES_ALIGN) * SCALES_ALIGN + sum(4 * w.nbytes // w.planned.shape[-1] for w in chain)
 
 
-def generate(module: Module, target: str, max_context: int, max_chunk: int | None = None) -> HostProgram:
-    """Host program and kernels of an optimised module for a target ("ascend910b", "ascend910_93").
+def generate(
+    module: Module, target: str, max_context: int, max_chunk: int | None = None, activations: str = ACTIVATIONS[0]
+) -> HostProgram:
+    """Host program and kernels of an optimised module for a target ("ascend910b", "ascend910_93"); activations: of ACTIVATIONS.
 
     Raises:
         IRError: an operator, or a shape, that has no form here.
@@ -88,7 +91,7 @@ def generate(module: Module, target: str, max_context: int, max_chunk: int | Non
     shortest = _shortest_chunk(module)
     for chunk in (max_chunk,) if max_chunk else CHUNKS:
         chunk = max(shortest, min(chunk, max_context))
-        lowering = Lowering(module, chip, {"T": chunk, "M": chunk, "S": max_context})
+        lowering = Lowering(module, chip, {"T": chunk, "M": chunk, "S": max_context}, activations == "float32")
         programs = lowering.programs()
         if max(p.function.frame_bytes for p in programs) <= ARENA_BUDGET:
             break

@@ -13,7 +13,7 @@ from pangu_compile.plan.memory import Slot, place
 from ..platform import Platform
 from .body import Body
 from .kernels import Kernels
-from .values import Held, Number, Positions, Step, Tensor, Verdict, View, Weight
+from .values import FLOATS, Held, Number, Positions, Step, Tensor, Verdict, View, Weight
 
 
 @dataclass
@@ -46,10 +46,12 @@ class HostProgram:
 
 
 class Lowering:
-    """Lowers one module for one chip. `sizes`: the largest T, S and M of a call."""
+    """Lowers one module for one chip. `sizes`: the largest T, S and M of a call; `wide`: are activations and caches float32?"""
 
-    def __init__(self, module: Module, chip: Platform, sizes: Mapping[str, int]):
-        self.module, self.sizes, self.kernels = module, dict(sizes), Kernels(chip)
+    def __init__(self, module: Module, chip: Platform, sizes: Mapping[str, int], wide: bool):
+        self.module, self.sizes, self.kernels, self.wide = module, dict(sizes), Kernels(chip), wide
+        self.row_type = "split" if wide else "bf16"  # of rows that products read
+        self.sum_type = "f32" if wide else "bf16"  # of what products write for kernels, where bf16 would do otherwise
         self.functions: dict[str, Function] = {}
         self.kinds: dict[str, list[str]] = {}
         self.dims = sorted({"T", "S", "M"} | {d for p in module.programs.values() for d in p.dims})
@@ -73,7 +75,7 @@ class Lowering:
         if name not in self.functions:
             self.kinds[name] = list(kinds)
             self.functions[name] = self._function(name, self.module.functions[name], kinds)
-        floats = {"bf16": "float", "f32": "float"}  # a caller converts what it has in the other one
+        floats = dict.fromkeys(FLOATS, "float")  # a caller converts what it has in another one
         if [floats.get(k, k) for k in self.kinds[name]] != [floats.get(k, k) for k in kinds]:
             raise IRError(f"ascend: function {name} is called with operands of different kinds")
         return self.functions[name]
@@ -166,11 +168,11 @@ class Lowering:
         return Number(identifier(role.key)) if value.type.rank == 0 else Tensor("", "")
 
     def _input(self, body: Body, value: Value, role: Role, index: int) -> dict[str, Any]:
-        """Inputs arrive in host memory: scalars are read there, tensors are uploaded as int32 or bf16."""
+        """Inputs arrive in host memory: scalars are read there, tensors are uploaded as int32 and as float32 or bf16."""
         name = identifier(role.key)
         if value.type.rank == 0:
             return {"kind": "number", "name": name, "index": index}
-        dtype = "bf16" if value.type.dtype.is_float else "i32"
+        dtype = self.sum_type if value.type.dtype.is_float else "i32"
         tensor = body.buffer(dtype, *value.type.shape)
         body.held[value] = tensor
         body.emit(f"upload_{dtype}", tensor, f"in({index})", value.type.numel)

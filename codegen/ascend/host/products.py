@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pangu_compile.ir import Value
-from pangu_compile.ir.types import dim, product
+from pangu_compile.ir.types import Dim, dim, product
 
 from ..product_kernels import product as product_kernel
 from .body import Body
-from .values import Tensor, View, int8_scales
+from .values import C_TYPES, Tensor, View, int8_scales
 
 Rows = tuple[Tensor, Tensor]  # int8 rows, and a float32 scale for each
 
@@ -22,13 +22,29 @@ def wide_type(body: Body, weight: Value) -> str:
 
 
 def multiply(body: Body, x: View, weight: View, out: View) -> None:
-    """out = x times a weight seen as [I, O]. The vendor's product of bf16 operands is rounded to bf16: float32 ones are ours."""
+    """out = x (bf16 or split) times a weight seen as [I, O]. The vendor's product is rounded to bf16: float32 ones are ours."""
     if out.tensor.dtype != "f32":
         body.emit("matmul", x, weight, out)
         return
     depth, columns = (int(d) for d in weight.dims)
-    kernel = body.lowering.kernels.get(product_kernel, "product", depth=depth, columns=columns)
+    kernel = body.lowering.kernels.get(product_kernel, "product", depth=depth, columns=columns, x_type=C_TYPES[x.tensor.dtype])
     body.launch(kernel, {"tokens": product(x.dims[:-1])}, {"x": x.tensor, "w": weight.tensor, "y": out.tensor})
+
+
+def multiply_heads(
+    body: Body, x: Tensor, weight: Tensor, out: Tensor, tokens: Dim, *, heads: int, depth: int, columns: int,
+    x_strides: tuple[int, int, int], w_strides: tuple[int, int], y_strides: tuple[int, int], by_depth: bool,
+) -> None:  # fmt: skip
+    """out[t, h, :] f32 = x[t, h, :] split times head h's weight bf16: [columns, depth], or [depth, columns] where `by_depth`.
+
+    Strides count elements in memory (bf16 for x). x: of tokens, of heads, from high to low parts; weight: of heads, of its rows;
+    out: of tokens, of heads.
+    """
+    kernel = body.lowering.kernels.get(
+        product_kernel, "product_heads", x_type="split", depth=depth, columns=columns, heads=heads, x_strides=x_strides,
+        w_strides=w_strides, y_strides=y_strides, by_depth=by_depth,
+    )  # fmt: skip
+    body.launch(kernel, {"tokens": tokens}, {"x": x, "w": weight, "y": out})
 
 
 def quantised(body: Body, x: View) -> Rows:
@@ -62,15 +78,36 @@ def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Ro
     )  # fmt: skip
 
 
-def grouped(body: Body, x: View, weight: Value, groups: View, out: View, rows: Rows | None = None) -> None:
-    """Rows of x, sorted by expert, by the experts' weights [E, O, I] transposed."""
-    experts, outputs, depth = (int(d) for d in weight.type.shape)
-    if not is_int8(body, weight):
-        matrix = View(body.weight(weight).stored("bf16"), weight.type.shape).transposed
-        body.emit("grouped_matmul", x, matrix, groups, out)
-        return
-    tensor = body.weight(weight).stored("int8")
-    scales = View(int8_scales(tensor, experts * outputs * depth), (experts, outputs))
-    values, factors = rows or quantised(body, x)
-    matrix = View(tensor, weight.type.shape).transposed
-    body.emit("quant_grouped_matmul", View(values, x.dims), matrix, scales, View(factors, (dim(x.dims[0]),)), groups, out)
+class Groups:
+    """Rows of x [T, H], each once for each of its experts and sorted by them, and products with the experts' weights."""
+
+    def __init__(self, body: Body, x: View, index: View, rows: View, place: View, experts: int):
+        """Writes the sorted `rows` [T k, H] and `place` [T k]: where token t's j-th copy went."""
+        self.body, self.experts = body, experts
+        self.ours = x.tensor.dtype == "split"  # our product reads where groups end, the vendor's their sizes in int64
+        totals = View(body.buffer("i32", experts), (experts,))
+        halves = (x.halves, rows.halves) if self.ours else (x, rows)
+        body.emit("init_routing", halves[0], index, halves[1], place, totals, "true" if self.ours else "false")
+        self.totals = totals if self.ours else View(body.buffer("i64", experts), (experts,))
+        if not self.ours:
+            body.emit("cast", totals, self.totals)
+
+    def multiply(self, x: View, weight: Value, out: View, rows: Rows | None = None) -> None:
+        """out = rows of x by their experts' weights [E, O, I] transposed. `rows`: x quantised, where it exists only so."""
+        body, (experts, outputs, depth) = self.body, (int(d) for d in weight.type.shape)
+        if not is_int8(body, weight):
+            held = body.weight(weight).stored("bf16")
+            if not self.ours:
+                body.emit("grouped_matmul", x, View(held, weight.type.shape).transposed, self.totals, out)
+                return
+            kernel = body.lowering.kernels.get(
+                product_kernel, "product_experts", depth=depth, columns=outputs, x_type="split", groups=experts
+            )
+            operands = {"x": x.tensor, "w": held, "ends": self.totals.tensor, "y": out.tensor}
+            body.launch(kernel, {"tokens": x.dims[0]}, operands)
+            return
+        tensor = body.weight(weight).stored("int8")
+        scales = View(int8_scales(tensor, experts * outputs * depth), (experts, outputs))
+        values, factors = rows or quantised(body, x)
+        matrix = View(tensor, weight.type.shape).transposed
+        body.emit("quant_grouped_matmul", View(values, x.dims), matrix, scales, View(factors, (dim(x.dims[0]),)), self.totals, out)

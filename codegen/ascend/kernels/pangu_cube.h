@@ -80,6 +80,20 @@ __aicore__ inline void load_right(const AscendC::LocalTensor<bfloat16_t>& dst, c
     }
 }
 
+// Rows at .. at + depth of an L1 matrix of `rows` rows and n columns into L0B, as load_right does.
+__aicore__ inline void load_right_rows(const AscendC::LocalTensor<bfloat16_t>& dst, const AscendC::LocalTensor<bfloat16_t>& src,
+                                       uint32_t rows, uint32_t at, uint32_t depth, uint32_t n) {
+    const uint32_t across = fractals(n);
+    for (uint32_t i = 0; i < fractals(depth); ++i) {
+        AscendC::LoadData2DParams p;
+        p.startIndex = uint16_t(at / kSide + i);
+        p.repeatTimes = uint8_t(across);
+        p.srcStride = uint16_t(fractals(rows));
+        p.ifTranspose = true;
+        AscendC::LoadData(dst[i * across * kFractal], src, p);
+    }
+}
+
 // c (+)= a * b with exact sizes. Small products must be kept apart by a barrier; the large ones the unit orders itself.
 __aicore__ inline void multiply(const AscendC::LocalTensor<float>& c, const AscendC::LocalTensor<bfloat16_t>& a,
                                 const AscendC::LocalTensor<bfloat16_t>& b, uint32_t m, uint32_t n, uint32_t depth, bool first) {

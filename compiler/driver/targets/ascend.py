@@ -75,7 +75,7 @@ def write_artifact(request: Request, out: str | Path, progress: Progress) -> Art
 
     options = request.options
     with compile_errors():
-        host = generate(request.module, options.target, request.max_context, options.max_chunk)
+        host = generate(request.module, options.target, request.max_context, options.max_chunk, options.activations)
     chains = weight_chains(host.weights)
     layout = Layout((_tensor_name(c), FORMS[c[0].form], _stored_shape(c)) for c in chains)
     with ArtifactWriter(out) as writer:

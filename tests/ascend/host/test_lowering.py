@@ -46,7 +46,7 @@ def test_a_function_is_launches_and_vendor_calls() -> None:
     assert (launches.kernels, launches.vendor, launches.total) == (5, 1, 6)
     text = host.model({w.planned.name: 0 for w in host.weights})
     assert "launch_product(d, ProductTiling{u32(T)}, m1, weight(0), " in text  # gate and up as one matrix
-    assert "kWidth = 32, kColumns = 40" in host.files["kernels/product.cpp"]
+    assert "kDepth = 32, kColumns = 40" in host.files["kernels/product.cpp"]
 
 
 def test_weights_that_are_read_together_lie_together() -> None:

@@ -10,7 +10,16 @@ from pangu_compile.codegen.ascend.platform import platform
 from pangu_compile.codegen.ascend.product_kernels import product
 from pangu_compile.codegen.ascend.select_kernels import argmax, moe_gate, mtp_verify
 from pangu_compile.codegen.ascend.stream_kernels import Post, Pre, mhc
-from pangu_compile.codegen.ascend.vector_kernels import conv_norm, index_key, residual, ring_write, rms_norm, rotary, swiglu
+from pangu_compile.codegen.ascend.vector_kernels import (
+    conv_norm,
+    convert,
+    index_key,
+    residual,
+    ring_write,
+    rms_norm,
+    rotary,
+    swiglu,
+)
 
 CHIP = platform("ascend910b")
 EPS = 1e-5
@@ -22,6 +31,9 @@ BOTH = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, quantise=True, wi
 RMS = {
     "rms_96": dict(channels=96, eps=EPS),
     "rms_2560": dict(channels=2560, eps=EPS),
+    "rms_split_39": dict(channels=39, eps=EPS, x_type="float", y_type="split"),
+    "rms_float_2560": dict(channels=2560, eps=EPS, x_type="float", y_type="float"),
+    "rms_mixed_96": dict(channels=96, eps=EPS, y_type="split"),
     "rms_quant_96": dict(channels=96, eps=EPS, quantise=True),
     "rms_quant_81": dict(channels=81, eps=EPS, quantise=True),
 }
@@ -30,6 +42,9 @@ RESIDUAL = {
     "residual_plain": dict(channels=96),
     "residual_wide": dict(
         channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS, stream_type="float", out_type="float", wide_y=True
+    ),
+    "residual_split": dict(
+        channels=39, out_eps=EPS, norm_eps=EPS, stream_type="float", out_type="float", wide_y=True, y_type="split"
     ),
     "residual_mixed": dict(channels=41, norm_eps=EPS, stream_type="float"),
     "residual_norm": dict(channels=130, out_eps=EPS, norm_eps=EPS),
@@ -41,6 +56,8 @@ SWIGLU = {
     "swiglu_12000": dict(width=12000),
     "swiglu_wide_50": dict(width=50, x_type="float"),
     "swiglu_wide_96": dict(width=96, quantise=True, x_type="float"),
+    "swiglu_split_50": dict(width=50, x_type="float", y_type="split"),
+    "swiglu_split_12000": dict(width=12005, x_type="float", y_type="split"),
     "swiglu_wide_3": dict(width=3, quantise=True, x_type="float"),
     "swiglu_wide_9216": dict(width=9216, x_type="float"),
 }
@@ -52,6 +69,13 @@ CONV = {
     "latent_row": dict(channels=64, taps=3, ring=5, norm_eps=EPS, rotary=16),
     "latent_odd": dict(channels=23, norm_eps=EPS, rotary=6),
     "latent_512": dict(channels=512, taps=3, ring=5, norm_eps=EPS, rotary=64),
+}
+CONVERT = {
+    "split_float": dict(channels=33, x_type="float", y_type="split"),
+    "split_bf16": dict(channels=33, x_type="bfloat16_t", y_type="split"),
+    "split_2565": dict(channels=2565, x_type="float", y_type="split"),
+    "join_float": dict(channels=33, x_type="split", y_type="float"),
+    "join_bf16": dict(channels=2565, x_type="split", y_type="bfloat16_t"),
 }
 ROTARY = {
     "rotary_3": dict(heads=3, channels=24, dim=10, offset=14),
@@ -85,6 +109,10 @@ MHC = {
     "block_wide": dict(streams=2, hidden=40, post=Post(EPS, EPS), pre=WIDE, stream_type="float"),
     "post_wide": dict(streams=3, hidden=97, post=Post(None, EPS), stream_type="float", out_type="float"),
     "pre_wide": dict(streams=4, hidden=2560, pre=WIDE, stream_type="float"),
+    "chain_split": dict(streams=4, hidden=97, post=Post(EPS), pre=WIDE, stream_type="float", out_type="float", y_type="split"),
+    "pre_split": dict(streams=4, hidden=2560, pre=WIDE, stream_type="float", y_type="split"),
+    "plain_split": dict(streams=3, hidden=23, pre=Pre(EPS, 1e-6, False, 2), stream_type="float", y_type="split"),
+    "merge_float": dict(streams=4, hidden=23, pre=Pre(EPS, 1e-6, True, merge=True), stream_type="float", y_type="float"),
     "merge_wide": dict(streams=4, hidden=23, pre=Pre(EPS, 1e-6, True, merge=True), stream_type="float"),
     "merge_96": dict(streams=4, hidden=96, pre=Pre(EPS, 1e-6, True, merge=True)),
 }
@@ -110,6 +138,21 @@ PRODUCT = {
     "product_odd": dict(depth=1301, columns=333),
     "product_2560": dict(depth=2560, columns=2560),
     "product_logits": dict(depth=97, columns=9001),
+    "product_split": dict(depth=96, columns=150, x_type="split"),
+    "product_split_odd": dict(depth=1301, columns=333, x_type="split"),
+    "product_split_one": dict(depth=1, columns=1, x_type="split"),
+    "product_split_2560": dict(depth=2560, columns=2560, x_type="split"),
+    "product_heads": dict(depth=41, columns=23, x_type="split", heads=3),
+    "product_absorb": dict(
+        depth=9, columns=300, x_type="split", heads=5, by_depth=True, x_strides=(5 * 30, 30, 15), w_strides=(20 * 300, 300),
+        y_strides=(5 * 306, 306),
+    ),
+    "product_absorb_wide": dict(depth=777, columns=19, x_type="split", heads=2, by_depth=True),
+    "product_values": dict(
+        depth=300, columns=11, x_type="split", heads=5, x_strides=(5 * 600, 300, 1500), w_strides=(20 * 300, 300)
+    ),
+    "product_groups": dict(depth=41, columns=300, x_type="split", groups=7),
+    "product_groups_bf16": dict(depth=600, columns=23, groups=3),
 }
 RING = {"ring_576": dict(channels=576, ring=515), "ring_29": dict(channels=29, ring=6)}
 
@@ -119,6 +162,7 @@ for _builder, _group in (
     (residual, RESIDUAL),
     (swiglu, SWIGLU),
     (conv_norm, CONV),
+    (convert, CONVERT),
     (rotary, ROTARY),
     (index_key, INDEX_KEY),
     (moe_gate, GATE),

@@ -7,7 +7,7 @@ from typing import Any
 import catalogue
 import numpy as np
 import pytest
-from kernel_harness import Library, from_bf16, to_bf16, ulps
+from kernel_harness import Library, close, from_bf16, from_split, to_bf16, to_split, ulps
 
 from pangu_compile.ir.ops.norm import mome, rms, rotate, silu, write_ring
 
@@ -38,15 +38,15 @@ def check_quantised(got: dict[str, np.ndarray], want: np.ndarray) -> None:
 @pytest.mark.parametrize("name", list(catalogue.RMS))
 def test_rms_norm(library: Library, name: str, tokens: int) -> None:
     rng, spec = np.random.default_rng(tokens), catalogue.RMS[name]
-    x = halves(rng, tokens, spec["channels"])
-    x[0] = to_bf16(np.full(spec["channels"], 1e4))
+    x = (floats if spec.get("x_type") == "float" else halves)(rng, tokens, spec["channels"])
+    x[0] = np.full(spec["channels"], 1e4) if x.dtype == np.float32 else to_bf16(np.full(spec["channels"], 1e4))
     x[-1] = 0 if tokens > 1 else x[-1]
     gamma = floats(rng, spec["channels"])
-    got, want = library.run(name, {"tokens": tokens}, x=x, gamma=gamma), rms(from_bf16(x), gamma, spec["eps"])
+    got, want = library.run(name, {"tokens": tokens}, x=x, gamma=gamma), rms(exact(x), gamma, spec["eps"])
     if spec.get("quantise"):
         check_quantised(got, want)
     else:
-        assert ulps(got["y"].reshape(want.shape), want) <= ULP
+        assert close(got["y"], want, spec.get("y_type", "bfloat16_t"))
 
 
 @pytest.mark.parametrize("tokens", catalogue.TOKENS)
@@ -71,7 +71,7 @@ def test_residual(library: Library, name: str, tokens: int) -> None:
         assert ulps(got["new_x"].reshape(tokens, c), want) <= ULP
     if "norm" in norms:
         y = rms(want, norms["norm"], spec["norm_eps"])
-        assert ulps(got["y"].reshape(tokens, c), y) <= ULP
+        assert close(got["y"], y, spec.get("y_type", "bfloat16_t"))
         if spec.get("wide_y"):
             assert np.abs(got["y_wide"].reshape(tokens, c) - y).max() <= 2e-6 * np.abs(y).max()
 
@@ -92,7 +92,7 @@ def test_swiglu(library: Library, name: str, tokens: int) -> None:
     if spec.get("quantise"):
         check_quantised(got, want)
     else:
-        assert ulps(got["y"].reshape(want.shape), want) <= ULP
+        assert close(got["y"], want, spec.get("y_type", "bfloat16_t"))
 
 
 @pytest.mark.parametrize(("tokens", "start"), [(1, 0), (1, 1), (1, 100), (2, 0), (3, 1), (4, 50), (5, 2), (70, 0), (70, 13)])
@@ -165,3 +165,16 @@ def test_any_number_of_cores_gives_the_same_bytes(library: Library, cores: int) 
     one = library.run("conv_144", {"tokens": 29, "start": 4}, cores=40, **arrays)
     other = library.run("conv_144", {"tokens": 29, "start": 4}, cores=cores, **arrays)
     assert s["ring"] == 5 and all((one[n] == other[n]).all() for n in one)
+
+
+@pytest.mark.parametrize("tokens", catalogue.TOKENS)
+@pytest.mark.parametrize("name", list(catalogue.CONVERT))
+def test_convert(library: Library, name: str, tokens: int) -> None:
+    spec = catalogue.CONVERT[name]
+    x = np.random.default_rng(tokens).normal(size=(tokens, spec["channels"])).astype(np.float32)
+    forms = {"float": lambda v: v, "bfloat16_t": to_bf16, "split": to_split}
+    values = {"float": lambda v: v, "bfloat16_t": from_bf16, "split": from_split}
+    given = forms[spec["x_type"]](x)
+    y = library.run(name, {"tokens": tokens}, x=given)["y"]
+    want = forms[spec["y_type"]](values[spec["x_type"]](given).astype(np.float32))
+    assert (y.reshape(want.shape) == want).all()

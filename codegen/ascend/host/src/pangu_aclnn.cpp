@@ -149,14 +149,15 @@ void take_rows(Device &d, const View &table, const View &index, const View &out)
       aclnnEmbedding);
 }
 
-void init_routing(Device &d, const View &x, const View &index, const View &rows, const View &place, const View &counts) {
+void init_routing(Device &d, const View &x, const View &index, const View &rows, const View &place, const View &totals, bool so_far) {
   if (rows.empty()) return;
-  const Tensor tokens = tensor(x), experts = tensor(index), sorted = tensor(rows), where = tensor(place), totals = tensor(counts);
+  const Tensor tokens = tensor(x), experts = tensor(index), sorted = tensor(rows), where = tensor(place), counts = tensor(totals);
   run(d, "aclnnMoeInitRoutingV2",
       [&](uint64_t *n, aclOpExecutor **e) {
-        constexpr int64_t all_rows = 0, no_capacity = 0, dropless = 0, as_counts = 2;
-        return aclnnMoeInitRoutingV2GetWorkspaceSize(tokens.get(), experts.get(), all_rows, no_capacity, counts.dims[0], dropless, as_counts, false,
-                                                     sorted.get(), where.get(), totals.get(), nullptr, n, e);
+        constexpr int64_t all_rows = 0, no_capacity = 0, dropless = 0;
+        const int64_t flag = so_far ? 1 : 2;
+        return aclnnMoeInitRoutingV2GetWorkspaceSize(tokens.get(), experts.get(), all_rows, no_capacity, totals.dims[0], dropless, flag, false,
+                                                     sorted.get(), where.get(), counts.get(), nullptr, n, e);
       },
       aclnnMoeInitRoutingV2);
 }

@@ -39,8 +39,9 @@ void copy(Device &d, const View &to, const View &from);
 void cast(Device &d, const View &from, const View &to);
 void add(Device &d, const View &a, const View &b, const View &out);
 void take_rows(Device &d, const View &table, const View &index, const View &out); // out[i] = table[index[i]]
-// Rows of x [T, H] sorted by expert: rows [T k, H], place [T k] (where token t's j-th copy went), counts [E].
-void init_routing(Device &d, const View &x, const View &index, const View &rows, const View &place, const View &counts);
+// Rows of x [T, H] sorted by expert: rows [T k, H], place [T k] (where token t's j-th copy went), totals [E]: of each expert, or of
+// all up to it where `so_far`.
+void init_routing(Device &d, const View &x, const View &index, const View &rows, const View &place, const View &totals, bool so_far);
 // Rows of group e by weight [E, K, N]; counts i64[E].
 void grouped_matmul(Device &d, const View &rows, const View &weight, const View &counts, const View &out);
 // The same of int8 rows and weights, with scale [E, N] and a scale for each row.
