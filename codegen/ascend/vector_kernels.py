@@ -151,12 +151,12 @@ class RotaryPart:
         return cls(channels // 2)
 
 
-def _turn_buffers(part: RotaryPart, heads: int = 1, tables: bool = True) -> list[Buffer]:
+def _turn_buffers(part: RotaryPart, heads: int, x_type: str, y_type: str) -> list[Buffer]:
     row = heads * part.pitch
     return [
-        Buffer("pair", 2 * row * BF16, depth=2),
+        Buffer("pair", 2 * row * SIZES[x_type], depth=2),
         Buffer("table", 2 * part.pitch * F32, depth=2),
-        Buffer("turned", 2 * row * BF16, depth=2),
+        Buffer("turned", 2 * row * SIZES[y_type], depth=2),
         Buffer("turn", 5 * row * F32),
     ]
 
@@ -172,10 +172,13 @@ def conv_norm(
     rotary: int = 0,
     x_pitch: int = 0,
     y_pitch: int = 0,
+    x_type: str = "bfloat16_t",
+    y_type: str = "bfloat16_t",
 ) -> Kernel:
     """MoME convolution with ring state, RMS norm, rotary embedding of the channels after them: whichever are asked for.
 
-    x[T, C (+ rotary)] bf16 -> rows `row`.. of y[.., C (+ rotary)]; weight[k, C] f32 is the OpDef's [C, 1, k] transposed.
+    x[T, C (+ rotary)] -> rows `row`.. of y[.., C (+ rotary)]; weight[k, C] f32 is the OpDef's [C, 1, k] transposed. x and the
+    ring are bf16 or float32, y is bf16 or split.
     Pitches are the distance of rows in global memory, C + rotary unless given. Channels are split over cores as well where
     nothing needs the whole row.
     """
@@ -188,29 +191,29 @@ def conv_norm(
     width = channels if norm else min(channels, 1024)
     pitch, history = align(width, 16), max(taps - 1, 0)
     buffers = [
-        Buffer("x", pitch * BF16, fixed=history * pitch * BF16, depth=2),
-        Buffer("y", pitch * BF16, depth=2),
+        Buffer("x", pitch * SIZES[x_type], fixed=history * pitch * SIZES[x_type], depth=2),
+        Buffer("y", pitch * SIZES[y_type], depth=2),
         Buffer("wide", pitch * F32, fixed=history * pitch * F32),
         Buffer("sum", pitch * F32),
     ]
     if taps:
-        buffers += [Buffer("weight", fixed=taps * pitch * F32), Buffer("ring", fixed=ring * pitch * BF16)]
+        buffers += [Buffer("weight", fixed=taps * pitch * F32), Buffer("ring", fixed=ring * pitch * SIZES[x_type])]
     if norm:
         buffers += [Buffer("gamma", fixed=pitch * F32), Buffer("work", reduce_work(channels), fixed=32), FACTORS]
     part = RotaryPart.of(name, rotary) if rotary else None
     if part:
-        buffers += _turn_buffers(part)
-    arguments = [Argument("x", "bfloat16_t", f"tokens, {x_pitch}")]
+        buffers += _turn_buffers(part, 1, x_type, y_type)
+    arguments = [Argument("x", x_type, f"tokens, {x_pitch}")]
     if taps:
         arguments += [
             Argument("weight", "float", f"{taps}, {channels}", note="transposed: tap by tap"),
-            Argument("ring", "bfloat16_t", f"{ring}, {channels}", "inout"),
+            Argument("ring", x_type, f"{ring}, {channels}", "inout"),
         ]
     if norm:
         arguments.append(Argument("gamma", "float", f"{channels}"))
     if part:
         arguments.append(Argument("table", "float", f"tokens, {rotary}"))
-    arguments.append(Argument("y", "bfloat16_t", f"row, {y_pitch} + tokens, {y_pitch}", "out"))
+    arguments.append(Argument("y", y_type, f"row, {y_pitch} + tokens, {y_pitch}", "out"))
     fields = ("tokens", "row", *(("start",) if taps else ()), *(() if norm else ("slices",)))
     parts = f"std::max<uint32_t>(1u, t.tokens / {taps - 1}u)" if taps > 1 else "std::max<uint32_t>(1u, t.tokens)"
     slices = f"std::min<uint32_t>({ceil_div(channels, 64)}u, std::max<uint32_t>(1u, cores / {parts}))"
@@ -231,33 +234,80 @@ def conv_norm(
         rotary=part,
         x_pitch=x_pitch,
         y_pitch=y_pitch,
+        x_type=x_type,
+        y_type=y_type,
         tile=ub_tile(name, chip, buffers),
     )
 
 
-def rotary(chip: Platform, name: str, *, heads: int, channels: int, dim: int, offset: int) -> Kernel:
-    """x[T, heads, D] bf16, in place: half rotation of `dim` channels from `offset` on; table[T, dim] f32, cos then sin."""
+REST = 32768  # bytes of UB for channels that a rotary embedding leaves alone
+
+
+def rotary(chip: Platform, name: str, *, heads: int, channels: int, dim: int, offset: int, split: bool = False) -> Kernel:
+    """Half rotation of `dim` channels from `offset` on of x[T, heads, D]; table[T, dim] f32, cos then sin.
+
+    bf16 in place, or with `split` from x float32 to y[T, heads, D] split, which has all channels.
+    """
     part = RotaryPart.of(name, dim)
     if heads > 255 or not 0 <= offset <= channels - dim:
         raise TilingError(f"{name}: {dim} channels from {offset} on of {heads} heads of {channels}")
-    tile = ub_tile(name, chip, _turn_buffers(part, heads), limit=255 // heads)
-    arguments = (Argument("x", "bfloat16_t", f"tokens, {heads}, {channels}", "inout"), Argument("table", "float", f"tokens, {dim}"))
+    x_type, y_type = ("float", "split") if split else ("bfloat16_t", "bfloat16_t")
+    buffers = _turn_buffers(part, heads, x_type, y_type)
+    rest = [(begin, end - begin) for begin, end in ((0, offset), (offset + dim, channels)) if begin < end]
+    rest_pitch = align(max((cols for _, cols in rest), default=16), 16)
+    rest_rows = max(1, REST // (6 * rest_pitch * F32))
+    if split:
+        row = rest_rows * rest_pitch * F32
+        buffers += [Buffer("rest", fixed=row, depth=2), Buffer("parts", fixed=row, depth=2), Buffer("wide", fixed=row)]
+        buffers.append(Buffer("back", fixed=row))
+    arguments = [
+        Argument("x", x_type, f"tokens, {heads}, {channels}", "in" if split else "inout"),
+        Argument("table", "float", f"tokens, {dim}"),
+    ]
+    if split:
+        arguments.append(Argument("y", y_type, f"tokens, {heads}, {channels}", "out"))
     return tokens_kernel(
-        name, "rotary.cpp.jinja", "rotary", arguments, heads=heads, channels=channels, half=part.half, offset=offset, tile=tile
+        name,
+        "rotary.cpp.jinja",
+        "rotary",
+        tuple(arguments),
+        heads=heads,
+        channels=channels,
+        half=part.half,
+        offset=offset,
+        split=split,
+        x_type=x_type,
+        rest=rest,
+        rest_pitch=rest_pitch,
+        rest_rows=rest_rows,
+        tile=ub_tile(name, chip, buffers, limit=255 // heads),
     )
 
 
-def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float, bias: bool = False) -> Kernel:
-    """x[T, di] bf16 -> norm, rotary embedding of the first `dim` channels -> rows `row`.. of cache[.., di] bf16."""
+def index_key(
+    chip: Platform,
+    name: str,
+    *,
+    channels: int,
+    dim: int,
+    eps: float,
+    bias: bool = False,
+    x_type: str = "bfloat16_t",
+    y_type: str = "bfloat16_t",
+) -> Kernel:
+    """x[T, di] -> norm, rotary embedding of the first `dim` channels -> rows `row`.. of cache[.., di].
+
+    x is bf16 or float32, the cache bf16 or split.
+    """
     part = RotaryPart.of(name, dim)
     pitch, rest = align(channels, 16), channels - dim
     rest_pitch = max(16, align(rest, 16))
     row = 2 * part.pitch + rest_pitch
     buffers = [
-        Buffer("x", pitch * BF16, depth=2),
-        Buffer("parts", row * BF16, depth=2),
+        Buffer("x", pitch * SIZES[x_type], depth=2),
+        Buffer("parts", row * SIZES[x_type], depth=2),
         Buffer("table", 2 * part.pitch * F32, depth=2),
-        Buffer("y", row * BF16, depth=2),
+        Buffer("y", row * SIZES[y_type], depth=2),
         Buffer("parameters", fixed=(2 if bias else 1) * row * F32),
         Buffer("wide", pitch * F32),
         Buffer("square", pitch * F32),
@@ -268,11 +318,11 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
     if bias:
         buffers.append(Buffer("means", FACTORS.per_row, fixed=FACTORS.fixed))
     arguments = (
-        Argument("x", "bfloat16_t", f"tokens, {channels}"),
+        Argument("x", x_type, f"tokens, {channels}"),
         Argument("gamma", "float", f"{channels}"),
         *((Argument("beta", "float", f"{channels}"),) if bias else ()),
         Argument("table", "float", f"tokens, {dim}"),
-        Argument("cache", "bfloat16_t", f"row, {channels} + tokens, {channels}", "out"),
+        Argument("cache", y_type, f"row, {channels} + tokens, {channels}", "out"),
     )
     return tokens_kernel(
         name,
@@ -286,6 +336,39 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
         half=part.half,
         eps=eps,
         bias=bias,
+        x_type=x_type,
+        y_type=y_type,
+        tile=ub_tile(name, chip, buffers),
+    )
+
+
+def query_rows(chip: Platform, name: str, *, heads: int, width: int, latent: int, rope: int) -> Kernel:
+    """x[T, h, C] f32, the absorbed query, and the last r channels of q[T, h, n + r] split -> y[T, h, C + r] split."""
+    pitch, rope_pitch = align(latent, 16), align(rope, 16)
+    buffers = [
+        Buffer("x", pitch * F32, depth=2),
+        Buffer("y", pitch * 2 * BF16, depth=2),
+        Buffer("rope", rope_pitch * 2 * BF16, depth=2),
+        Buffer("wide", pitch * F32),
+        Buffer("back", pitch * F32),
+    ]
+    arguments = (
+        Argument("x", "float", f"tokens, {heads}, {latent}"),
+        Argument("q", "split", f"tokens, {heads}, {width}"),
+        Argument("y", "split", f"tokens, {heads}, {latent + rope}", "out"),
+    )
+    return tokens_kernel(
+        name,
+        "query_rows.cpp.jinja",
+        "attention",
+        arguments,
+        units=f"t.tokens * {heads}u",
+        heads=heads,
+        width=width,
+        latent=latent,
+        rope=rope,
+        pitch=pitch,
+        rope_pitch=rope_pitch,
         tile=ub_tile(name, chip, buffers),
     )
 
@@ -401,11 +484,12 @@ def residual(
     )
 
 
-def ring_write(chip: Platform, name: str, *, channels: int, ring: int) -> Kernel:
-    """The last rows of x[T, C] bf16 into ring[R, C] bf16; runs after everything that reads the ring."""
-    pitch = align(channels, 16)
+def ring_write(chip: Platform, name: str, *, channels: int, ring: int, row_type: str = "bfloat16_t") -> Kernel:
+    """The last rows of x[T, C], bf16 or split, into ring[R, C]; runs after everything that reads the ring."""
+    columns = channels * SIZES[row_type] // BF16
+    pitch = align(columns, 16)
     tile = ub_tile(name, chip, [Buffer("rows", pitch * BF16, depth=2)], 64)
-    arguments = (Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("ring", "bfloat16_t", f"{ring}, {channels}", "inout"))
+    arguments = (Argument("x", row_type, f"tokens, {channels}"), Argument("ring", row_type, f"{ring}, {channels}", "inout"))
     return tokens_kernel(
         name,
         "ring_write.cpp.jinja",
@@ -414,7 +498,9 @@ def ring_write(chip: Platform, name: str, *, channels: int, ring: int) -> Kernel
         ("tokens", "start"),
         units=f"std::min<uint32_t>(t.tokens, {ring}u)",
         channels=channels,
+        columns=columns,
         pitch=pitch,
         ring=ring,
+        row_type=row_type,
         tile=tile,
     )

@@ -14,6 +14,7 @@ from pangu_compile.codegen.ascend.vector_kernels import (
     conv_norm,
     convert,
     index_key,
+    query_rows,
     residual,
     ring_write,
     rms_norm,
@@ -70,6 +71,8 @@ CONV = {
     "latent_odd": dict(channels=23, norm_eps=EPS, rotary=6),
     "latent_512": dict(channels=512, taps=3, ring=5, norm_eps=EPS, rotary=64),
 }
+SPLIT = {"x_type": "float", "y_type": "split"}
+CONV |= {f"{name}_split": CONV[name] | SPLIT for name in ("conv_1100", "conv_2", "query_low", "latent_row", "latent_odd")}
 CONVERT = {
     "split_float": dict(channels=33, x_type="float", y_type="split"),
     "split_bf16": dict(channels=33, x_type="bfloat16_t", y_type="split"),
@@ -81,11 +84,20 @@ ROTARY = {
     "rotary_3": dict(heads=3, channels=24, dim=10, offset=14),
     "rotary_48": dict(heads=48, channels=192, dim=64, offset=128),
     "rotary_index": dict(heads=4, channels=32, dim=16, offset=0),
+    "rotary_split": dict(heads=3, channels=24, dim=10, offset=14, split=True),
+    "rotary_middle": dict(heads=2, channels=43, dim=6, offset=20, split=True),
+    "rotary_alone": dict(heads=1, channels=8, dim=8, offset=0, split=True),
+    "rotary_48_split": dict(heads=48, channels=192, dim=64, offset=128, split=True),
 }
 INDEX_KEY = {
     "key_32": dict(channels=32, dim=16, eps=1e-6),
     "key_bias": dict(channels=17, dim=10, eps=1e-6, bias=True),
     "key_whole": dict(channels=10, dim=10, eps=1e-6),
+}
+INDEX_KEY |= {f"{name}_split": spec | SPLIT for name, spec in INDEX_KEY.items()}
+QUERY = {
+    "query_rows_4": dict(heads=4, width=48, latent=64, rope=16),
+    "query_rows_3": dict(heads=3, width=17, latent=23, rope=6),
 }
 GATE = {
     "gate_5": dict(experts=5, k=2, bias=False, normalise=False, scale=1.0, eps=1e-20),
@@ -125,11 +137,13 @@ ATTENTION = {
     "dsa_odd": dict(kind="dsa", heads=3, width=29, latent=23, sinks=3, scale=0.2, top=20),
     "dsa_full": dict(kind="dsa", heads=48, width=576, latent=512, sinks=128, scale=192**-0.5, top=2048),
 }
+ATTENTION |= {f"{name}_split": spec | {"row_type": "split"} for name, spec in ATTENTION.items()}
 INDEX_SCORE = {
     "score_24": dict(heads=24, channels=128, scale=128**-0.5),
     "score_one": dict(heads=1, channels=19, scale=0.3, weight_type="float"),
     "score_4": dict(heads=4, channels=32, scale=0.3),
 }
+INDEX_SCORE |= {f"{name}_split": spec | {"row_type": "split", "weight_type": "float"} for name, spec in INDEX_SCORE.items()}
 TOPK = {"topk_20": dict(top=20), "topk_128": dict(top=128), "topk_2048": dict(top=2048)}
 PRODUCT = {
     "product_10": dict(depth=10, columns=19),
@@ -154,7 +168,11 @@ PRODUCT = {
     "product_groups": dict(depth=41, columns=300, x_type="split", groups=7),
     "product_groups_bf16": dict(depth=600, columns=23, groups=3),
 }
-RING = {"ring_576": dict(channels=576, ring=515), "ring_29": dict(channels=29, ring=6)}
+RING = {
+    "ring_576": dict(channels=576, ring=515),
+    "ring_29": dict(channels=29, ring=6),
+    "ring_29_split": dict(channels=29, ring=6, row_type="split"),
+}
 
 SPECS: dict[str, tuple[Any, dict[str, Any]]] = {}
 for _builder, _group in (
@@ -165,6 +183,7 @@ for _builder, _group in (
     (convert, CONVERT),
     (rotary, ROTARY),
     (index_key, INDEX_KEY),
+    (query_rows, QUERY),
     (moe_gate, GATE),
     (argmax, ARGMAX),
     (mtp_verify, VERIFY),

@@ -23,6 +23,20 @@ def halves(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndar
     return to_bf16(floats(rng, *shape, scale=scale))
 
 
+def rows(rng: np.random.Generator, s: dict[str, Any], *shape: int) -> np.ndarray:
+    """Operands of the kernel's type, bf16 or float32."""
+    return (floats if s.get("x_type") == "float" or s.get("split") else halves)(rng, *shape)
+
+
+def check_rows(s: dict[str, Any], got: np.ndarray, want: np.ndarray) -> None:
+    """Rows of a result of the kernel's type: bf16, rounded once, or split, which is within 2^-17 of float32 arithmetic."""
+    if s.get("y_type") == "split" or s.get("split"):
+        size = np.maximum(np.abs(want), np.sqrt(np.mean(want**2, -1, keepdims=True)))  # of arithmetic, where terms cancel
+        assert (np.abs(from_split(got) - want) / size).max() <= 2.0**-17 + 1e-6
+    else:
+        assert ulps(got, want) <= ULP
+
+
 def exact(x: np.ndarray) -> np.ndarray:
     return from_bf16(x) if x.dtype == np.uint16 else x.astype(np.float64)
 
@@ -100,13 +114,13 @@ def test_swiglu(library: Library, name: str, tokens: int) -> None:
 def test_convolution_norm_and_rotary(library: Library, name: str, tokens: int, start: int) -> None:
     rng, spec = np.random.default_rng(tokens + start), catalogue.CONV[name]
     c, turned, row = spec["channels"], spec.get("rotary", 0), 3
-    x = halves(rng, tokens, c + turned)
-    wide = from_bf16(x)
+    x = rows(rng, spec, tokens, c + turned)
+    wide = exact(x)
     want, arrays, ring = wide[:, :c], {"x": x}, None
     if "taps" in spec:
-        weight, ring = floats(rng, c, 1, spec["taps"]), halves(rng, spec["ring"], c)
+        weight, ring = floats(rng, c, 1, spec["taps"]), rows(rng, spec, spec["ring"], c)
         arrays |= {"weight": np.ascontiguousarray(weight[:, 0].T), "ring": ring}
-        want, _ = mome(want, weight.astype(np.float64), start, from_bf16(ring))
+        want, _ = mome(want, weight.astype(np.float64), start, exact(ring))
     if "norm_eps" in spec:
         arrays["gamma"] = floats(rng, c)
         want = rms(want, arrays["gamma"], spec["norm_eps"])
@@ -114,8 +128,8 @@ def test_convolution_norm_and_rotary(library: Library, name: str, tokens: int, s
         arrays["table"] = floats(rng, tokens, turned)
         want = np.concatenate([want, rotate(wide[:, c:], arrays["table"], 0)], -1)
     got = library.run(name, {"tokens": tokens, "start": start, "row": row}, **arrays)
-    y = got["y"].reshape(row + tokens, c + turned)
-    assert ulps(y[row:], want) <= ULP
+    y = got["y"].reshape(row + tokens, -1)
+    check_rows(spec, y[row:], want)
     assert (y[:row] == 77).all()  # rows before the destination stay as they were
     if ring is not None:
         assert (got["ring"] == write_ring(ring, x[:, :c], start)).all()
@@ -125,12 +139,25 @@ def test_convolution_norm_and_rotary(library: Library, name: str, tokens: int, s
 @pytest.mark.parametrize("name", list(catalogue.ROTARY))
 def test_rotary(library: Library, name: str, tokens: int) -> None:
     rng, s = np.random.default_rng(tokens), catalogue.ROTARY[name]
-    x, table = halves(rng, tokens, s["heads"], s["channels"]), floats(rng, tokens, s["dim"])
-    got = library.run(name, {"tokens": tokens}, x=x, table=table)["x"]
-    want = rotate(from_bf16(x), table, s["offset"])
-    assert ulps(got.reshape(-1, s["channels"]), want.reshape(-1, s["channels"])) <= ULP
+    x, table = rows(rng, s, tokens, s["heads"], s["channels"]), floats(rng, tokens, s["dim"])
+    got = library.run(name, {"tokens": tokens}, x=x, table=table)["y" if s.get("split") else "x"].reshape(tokens, s["heads"], -1)
+    want = rotate(exact(x), table, s["offset"])
+    flat = got.reshape(tokens * s["heads"], -1)
+    check_rows(s, flat, want.reshape(-1, s["channels"]))
     rest = np.r_[0 : s["offset"], s["offset"] + s["dim"] : s["channels"]]
-    assert (got[..., rest] == x[..., rest]).all()
+    kept = to_split(x) if s.get("split") else x
+    for half in range(got.shape[-1] // s["channels"]):
+        assert (got[..., rest + half * s["channels"]] == kept[..., rest + half * s["channels"]]).all()
+
+
+@pytest.mark.parametrize("tokens", catalogue.TOKENS)
+@pytest.mark.parametrize("name", list(catalogue.QUERY))
+def test_query_rows(library: Library, name: str, tokens: int) -> None:
+    rng, s = np.random.default_rng(tokens), catalogue.QUERY[name]
+    x, q = floats(rng, tokens, s["heads"], s["latent"]), floats(rng, tokens, s["heads"], s["width"])
+    got = library.run(name, {"tokens": tokens}, x=x, q=to_split(q))["y"]
+    want = to_split(np.concatenate([x, q[..., -s["rope"] :]], -1))
+    assert (got.reshape(want.shape) == want).all()
 
 
 @pytest.mark.parametrize("tokens", catalogue.TOKENS)
@@ -138,22 +165,24 @@ def test_rotary(library: Library, name: str, tokens: int) -> None:
 def test_index_key(library: Library, name: str, tokens: int) -> None:
     rng, s = np.random.default_rng(tokens), catalogue.INDEX_KEY[name]
     c = s["channels"]
-    x = to_bf16(floats(rng, tokens, c) + 1)
+    x = floats(rng, tokens, c) + np.float32(1)
+    x = x if s.get("x_type") == "float" else to_bf16(x)
     arrays: dict[str, Any] = {"gamma": floats(rng, c), "table": floats(rng, tokens, s["dim"])}
-    key = from_bf16(x)
+    key = exact(x)
     if s.get("bias"):
         arrays["beta"] = floats(rng, c)
         key = key - key.mean(-1, keepdims=True)
     want = rotate(rms(key, arrays["gamma"], s["eps"]) + arrays.get("beta", 0.0), arrays["table"], 0)
-    got = library.run(name, {"tokens": tokens, "row": 2}, x=x, **arrays)["cache"].reshape(2 + tokens, c)
-    assert ulps(got[2:], want) <= ULP
+    got = library.run(name, {"tokens": tokens, "row": 2}, x=x, **arrays)["cache"].reshape(2 + tokens, -1)
+    check_rows(s, got[2:], want)
 
 
 @pytest.mark.parametrize(("tokens", "start"), [(1, 0), (3, 1000), (70, 5), (600, 3)])
 @pytest.mark.parametrize("name", list(catalogue.RING))
 def test_ring_write(library: Library, name: str, tokens: int, start: int) -> None:
     rng, s = np.random.default_rng(tokens), catalogue.RING[name]
-    x, ring = halves(rng, tokens, s["channels"]), halves(rng, s["ring"], s["channels"])
+    columns = s["channels"] * (2 if s.get("row_type") == "split" else 1)
+    x, ring = halves(rng, tokens, columns), halves(rng, s["ring"], columns)
     got = library.run(name, {"tokens": tokens, "start": start}, x=x, ring=ring)["ring"]
     assert (got == write_ring(ring, x, start)).all()
 
