@@ -144,7 +144,7 @@ def _operator(node: Node, env: Mapping[str, int], kinds: Mapping[Value, str]) ->
     else:
         caches = max(0.0, moved - weights - activations)
     streams = float(sum(int(types[v].nbytes) for v in fresh if types[v].rank == 3 and node.op.startswith("mhc")))
-    int8 = any(types[v].dtype.value == "q8" for v in matrices)
+    int8 = any(types[v].dtype.value == "w8a8" for v in matrices)
     return Traffic(node.op, flops, weights, caches, activations, int8, experts, streams)
 
 
