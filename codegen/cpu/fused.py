@@ -15,7 +15,9 @@ from pangu_compile.plan.schedule import updated_operand
 from ..dims import c_dim
 from .expr import c_constant
 
-WEIGHT_CODES = {DType.f32: "PANGU_F32", DType.bf16: "PANGU_BF16", DType.q8: "PANGU_Q8", DType.q4: "PANGU_Q4"}
+WEIGHT_CODES = {
+    DType.f32: "PANGU_F32", DType.bf16: "PANGU_BF16", DType.q8: "PANGU_Q8", DType.q4: "PANGU_Q4", DType.w8a8: "PANGU_W8A8",
+}  # fmt: skip
 Fields = dict[str, str]
 
 

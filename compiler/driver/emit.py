@@ -127,7 +127,7 @@ def _stored(planned: PlannedWeight) -> tuple[str, tuple[int, ...]]:
 def _packed(job: Job, planned: PlannedWeight) -> Iterator[np.ndarray]:
     """The stored bytes of one tensor in order; needs little memory beside one part of the parameter."""
     parts = parameter_parts(planned, job.read, job.parts)
-    return pack_parts(planned.dtype, tuple(planned.shape), parts, planned.name, job.options.jobs)
+    return pack_parts(DType(planned.dtype).layout, tuple(planned.shape), parts, planned.name, job.options.jobs)
 
 
 def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pangu_compile.errors import CompileError, UserError
 from pangu_compile.ir import IRError
 
-from .options import BuildOptions
+from .options import ASCEND_TARGETS, BuildOptions
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -58,13 +58,14 @@ def traced_model(
     return module
 
 
-def pass_table(weights: str) -> tuple[Pass, ...]:
-    """The passes of a build with that weight format."""
+def pass_table(options: BuildOptions) -> tuple[Pass, ...]:
+    """The passes of a build with these options' weight format. On Ascend int8 products have int8 activations: w8a8."""
     from pangu_compile.passes.quantise import quantise_weights
     from pangu_compile.passes.table import PASSES, Pass
 
-    if weights == "f32":
+    if options.weights == "f32":
         return PASSES
+    weights = "w8a8" if options.weights == "int8" and options.target in ASCEND_TARGETS else options.weights
     quantise = Pass("quantise_weights", partial(quantise_weights, weight_format=weights), frozenset({"clean layout"}))
     return (*PASSES, quantise)
 
@@ -77,7 +78,7 @@ def optimise(
     from pangu_compile.passes import run_passes
 
     progress.stage("optimising", 1)
-    table = tuple(passes) if passes is not None else pass_table(options.weights)
+    table = tuple(passes) if passes is not None else pass_table(options)
     try:
         with compile_errors():
             run_passes(module, validate=options.validate, dump_dir=options.dump_ir, passes=table, observer=observer)

@@ -25,8 +25,9 @@ class IRError(Exception):
 class DType(Enum):
     """Element types; the value is the name in the text form.
 
-    q8 and q4 are storage formats of weights alone: q8 is int8 with one float32 scale a row, q4 is 4 bits with one
+    q8, q4 and w8a8 are formats of weights alone: q8 is int8 with one float32 scale a row, q4 is 4 bits with one
     float16 scale for every group of 32 along a row. Whoever reads such a weight computes in its own operands' dtype.
+    w8a8 lies in memory as q8 does; its readers round each row of their activations to int8 with one scale, too.
     """
 
     f32 = "f32"
@@ -37,15 +38,16 @@ class DType(Enum):
     bf16 = "bf16"
     q8 = "q8"
     q4 = "q4"
+    w8a8 = "w8a8"
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """dtype that the interpreter computes in (bf16, q8 and q4 values are held as float32)."""
+        """dtype that the interpreter computes in (values of bf16 and of quantised formats are held as float32)."""
         return np.dtype(_NUMPY[self.value])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one element. IRError for q8 and q4: ask `TensorType.nbytes`, which knows the scales."""
+        """Bytes of one element. IRError for quantised formats: ask `TensorType.nbytes`, which knows the scales."""
         if self.is_quantised:
             raise IRError(f"{self.value} has no whole number of bytes an element")
         return _NBYTES[self.value]
@@ -56,7 +58,12 @@ class DType(Enum):
 
     @property
     def is_quantised(self) -> bool:
-        return self in (DType.q8, DType.q4)
+        return self in (DType.q8, DType.q4, DType.w8a8)
+
+    @property
+    def layout(self) -> str:
+        """The format whose bytes these are."""
+        return "q8" if self is DType.w8a8 else self.value
 
     @property
     def is_weight(self) -> bool:
@@ -68,7 +75,7 @@ QUANT_GROUP = 32  # weights of a row that share one q4 scale; rows of q8 are pad
 SCALES_ALIGN = 64  # where the scales of a q8 or q4 tensor begin, behind its rows
 
 _NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "bool": "bool", "bf16": "float32",
-          "q8": "float32", "q4": "float32"}  # fmt: skip
+          "q8": "float32", "q4": "float32", "w8a8": "float32"}  # fmt: skip
 _NBYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
 
 
@@ -146,7 +153,7 @@ class TensorType:
         if not self.dtype.is_quantised:
             return dim(self.numel * self.dtype.nbytes)
         rows, groups = int(product(self.shape[:-1])), -(-int(self.shape[-1]) // QUANT_GROUP)
-        per_group, scales = (QUANT_GROUP, 4 * rows) if self.dtype is DType.q8 else (QUANT_GROUP // 2, 2 * rows * groups)
+        per_group, scales = (QUANT_GROUP, 4 * rows) if self.dtype.layout == "q8" else (QUANT_GROUP // 2, 2 * rows * groups)
         return -(-rows * groups * per_group // SCALES_ALIGN) * SCALES_ALIGN + scales
 
     def same(self, other: TensorType) -> bool:

@@ -167,7 +167,7 @@ def _plan(lowering: Lowering, programs: list[LoweredProgram], chunk: int) -> dic
     """A plain record for plan.json and the reports."""
     functions = [*lowering.functions.values(), *(p.function for p in programs)]
     return {
-        "sizes": lowering.sizes, "max_chunk": chunk,
+        "sizes": lowering.sizes, "max_chunk": chunk, "activations": "float32" if lowering.wide else "bf16",
         "kernels": {
             k.name: {"operator": k.op, "core": k.core, "tiling": k.struct, "arguments": [a.name for a in k.arguments]}
             for k in lowering.kernels.all()

@@ -6,6 +6,7 @@ from pangu_compile.ir import Value
 from pangu_compile.ir.types import Dim, dim, product
 
 from ..product_kernels import product as product_kernel
+from ..quantise_kernels import dequantise, quantise
 from .body import Body
 from .values import C_TYPES, Tensor, View, int8_scales
 
@@ -13,12 +14,18 @@ Rows = tuple[Tensor, Tensor]  # int8 rows, and a float32 scale for each
 
 
 def is_int8(body: Body, weight: Value) -> bool:
-    return body.weight(weight).ir_dtype == "q8"
+    return body.weight(weight).ir_dtype == "w8a8"
 
 
 def wide_type(body: Body, weight: Value) -> str:
-    """What a product that the residual or SwiGLU reads is stored as: the vendor's int8 product has no float32 result."""
-    return "bf16" if is_int8(body, weight) else "f32"
+    """What a product that the residual or SwiGLU reads is stored as: the vendor scales sums of int8 products to bf16 at most."""
+    return "bf16" if is_int8(body, weight) and not body.lowering.wide else "f32"
+
+
+def rows_of(body: Body, value: Value, weight: Value) -> View:
+    """A value as a product with that weight reads it. Int8 rows are made of float32, unless the kernel that made it made them."""
+    int8 = body.lowering.wide and is_int8(body, weight) and body.tensor(value).text not in body.int8
+    return body.view(value, "f32" if int8 else None)
 
 
 def multiply(body: Body, x: View, weight: View, out: View) -> None:
@@ -52,7 +59,11 @@ def quantised(body: Body, x: View) -> Rows:
     if x.tensor.text not in body.int8:
         rows = product(x.dims[:-1])
         made = body.buffer("int8", *x.dims), body.buffer("f32", rows)
-        body.emit("dynamic_quant", x, View(made[0], x.dims), View(made[1], (rows,)))
+        if x.tensor.dtype == "f32":
+            kernel = body.lowering.kernels.get(quantise, "quantise", channels=int(x.dims[-1]))
+            body.launch(kernel, {"tokens": rows}, {"x": x.tensor, "y": made[0], "scale": made[1]})
+        else:
+            body.emit("dynamic_quant", x, View(made[0], x.dims), View(made[1], (rows,)))
         body.int8[x.tensor.text] = made
     return body.int8[x.tensor.text]
 
@@ -72,10 +83,14 @@ def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Ro
     scales = int8_scales(tensors[0], outputs * depth)
     values, factors = rows or quantised(body, x)
     tokens = x.dims[0]
-    body.emit(
-        "quant_matmul", View(values, (tokens, depth)), View(tensors[0], (outputs, depth)), View(scales, (outputs,)),
-        View(factors, (tokens,)), out,
-    )  # fmt: skip
+    operands = View(values, (tokens, depth)), View(tensors[0], (outputs, depth)), View(scales, (outputs,))
+    if out.tensor.dtype != "f32":
+        body.emit("quant_matmul", *operands, View(factors, (tokens,)), out)
+        return
+    sums = body.buffer("i32", tokens, outputs)
+    body.emit("quant_matmul", *operands, "none()", View(sums, (tokens, outputs)))
+    kernel = body.lowering.kernels.get(dequantise, "dequantise", columns=outputs)
+    body.launch(kernel, {"tokens": tokens}, {"x": sums, "row_scale": factors, "scale": scales, "y": out.tensor})
 
 
 class Groups:
@@ -83,31 +98,46 @@ class Groups:
 
     def __init__(self, body: Body, x: View, index: View, rows: View, place: View, experts: int):
         """Writes the sorted `rows` [T k, H] and `place` [T k]: where token t's j-th copy went."""
-        self.body, self.experts = body, experts
-        self.ours = x.tensor.dtype == "split"  # our product reads where groups end, the vendor's their sizes in int64
-        totals = View(body.buffer("i32", experts), (experts,))
-        halves = (x.halves, rows.halves) if self.ours else (x, rows)
-        body.emit("init_routing", halves[0], index, halves[1], place, totals, "true" if self.ours else "false")
-        self.totals = totals if self.ours else View(body.buffer("i64", experts), (experts,))
-        if not self.ours:
-            body.emit("cast", totals, self.totals)
+        self.body, self.wide = body, body.lowering.wide  # our kernels read where groups end
+        self.totals = View(body.buffer("i32", experts), (experts,))
+        self.listed: View | None = None
+        halves = (x.halves, rows.halves) if x.tensor.dtype == "split" else (x, rows)
+        body.emit("init_routing", halves[0], index, halves[1], place, self.totals, "true" if self.wide else "false")
+
+    def _listed(self) -> View:
+        """The totals as the vendor's products take them."""
+        if self.listed is None:
+            self.listed = View(self.body.buffer("i64", *self.totals.dims), self.totals.dims)
+            self.body.emit("cast", self.totals, self.listed)
+        return self.listed
 
     def multiply(self, x: View, weight: Value, out: View, rows: Rows | None = None) -> None:
         """out = rows of x by their experts' weights [E, O, I] transposed. `rows`: x quantised, where it exists only so."""
-        body, (experts, outputs, depth) = self.body, (int(d) for d in weight.type.shape)
-        if not is_int8(body, weight):
-            held = body.weight(weight).stored("bf16")
-            if not self.ours:
-                body.emit("grouped_matmul", x, View(held, weight.type.shape).transposed, self.totals, out)
-                return
-            kernel = body.lowering.kernels.get(
-                product_kernel, "product_experts", depth=depth, columns=outputs, x_type="split", groups=experts
-            )
-            operands = {"x": x.tensor, "w": held, "ends": self.totals.tensor, "y": out.tensor}
-            body.launch(kernel, {"tokens": x.dims[0]}, operands)
+        if is_int8(self.body, weight):
+            self._multiply_int8(x, weight, out, rows)
             return
+        body, (experts, outputs, depth) = self.body, (int(d) for d in weight.type.shape)
+        held = body.weight(weight).stored("bf16")
+        if not self.wide:
+            body.emit("grouped_matmul", x, View(held, weight.type.shape).transposed, self._listed(), out)
+            return
+        kernel = body.lowering.kernels.get(
+            product_kernel, "product_experts", depth=depth, columns=outputs, x_type="split", groups=experts
+        )
+        operands = {"x": x.tensor, "w": held, "ends": self.totals.tensor, "y": out.tensor}
+        body.launch(kernel, {"tokens": x.dims[0]}, operands)
+
+    def _multiply_int8(self, x: View, weight: Value, out: View, rows: Rows | None) -> None:
+        body, (experts, outputs, depth) = self.body, (int(d) for d in weight.type.shape)
         tensor = body.weight(weight).stored("int8")
-        scales = View(int8_scales(tensor, experts * outputs * depth), (experts, outputs))
+        scales = int8_scales(tensor, experts * outputs * depth)
         values, factors = rows or quantised(body, x)
-        matrix = View(tensor, weight.type.shape).transposed
-        body.emit("quant_grouped_matmul", View(values, x.dims), matrix, scales, View(factors, (dim(x.dims[0]),)), self.totals, out)
+        operands, count = (View(values, x.dims), View(tensor, weight.type.shape).transposed), dim(x.dims[0])
+        if not self.wide:
+            body.emit("quant_grouped_matmul", *operands, View(scales, (experts, outputs)), View(factors, (count,)), self._listed(), out)
+            return
+        sums = body.buffer("i32", count, outputs)
+        body.emit("grouped_sums", *operands, self._listed(), View(sums, (count, outputs)))
+        kernel = body.lowering.kernels.get(dequantise, "dequantise_experts", columns=outputs, groups=experts)
+        scaled = {"x": sums, "row_scale": factors, "scale": scales, "ends": self.totals.tensor, "y": out.tensor}
+        body.launch(kernel, {"tokens": count}, scaled)

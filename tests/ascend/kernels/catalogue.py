@@ -8,6 +8,7 @@ from pangu_compile.codegen.ascend.attention_kernels import attention
 from pangu_compile.codegen.ascend.index_kernels import index_score, index_topk
 from pangu_compile.codegen.ascend.platform import platform
 from pangu_compile.codegen.ascend.product_kernels import product
+from pangu_compile.codegen.ascend.quantise_kernels import dequantise, quantise
 from pangu_compile.codegen.ascend.select_kernels import argmax, moe_gate, mtp_verify
 from pangu_compile.codegen.ascend.stream_kernels import Post, Pre, mhc
 from pangu_compile.codegen.ascend.vector_kernels import (
@@ -168,6 +169,13 @@ PRODUCT = {
     "product_groups": dict(depth=41, columns=300, x_type="split", groups=7),
     "product_groups_bf16": dict(depth=600, columns=23, groups=3),
 }
+QUANTISE = {"quantise_96": dict(channels=96), "quantise_39": dict(channels=39), "quantise_9216": dict(channels=9216)}
+DEQUANTISE = {
+    "dequantise_39": dict(columns=39),
+    "dequantise_5000": dict(columns=5000),
+    "dequantise_groups": dict(columns=41, groups=7),
+    "dequantise_groups_wide": dict(columns=2500, groups=3),
+}
 RING = {
     "ring_576": dict(channels=576, ring=515),
     "ring_29": dict(channels=29, ring=6),
@@ -193,6 +201,8 @@ for _builder, _group in (
     (index_topk, TOPK),
     (ring_write, RING),
     (product, PRODUCT),
+    (quantise, QUANTISE),
+    (dequantise, DEQUANTISE),
 ):
     SPECS |= {name: (_builder, spec) for name, spec in _group.items()}
 KERNELS = {name: builder(CHIP, name, **spec) for name, (builder, spec) in SPECS.items()}
