@@ -38,7 +38,7 @@ def module(text: str) -> Module:
 
 
 def test_a_function_is_launches_and_vendor_calls() -> None:
-    host = generate(module(FFN), "ascend910b", 64)
+    host = generate(module(FFN), "ascend910b", 64, activations="bf16")
     calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
     ffn = ["launch_rms_norm", "launch_product", "launch_swiglu", "launch_product_1"]
     assert calls == ["upload_bf16", *ffn, "cast", "launch_residual", "download_f32"]
@@ -51,7 +51,7 @@ def test_a_function_is_launches_and_vendor_calls() -> None:
 
 def test_float32_activations_are_split_for_products() -> None:
     """Rows are split by the kernels that make them, never by a launch of their own."""
-    host = generate(module(FFN), "ascend910b", 64, activations="float32")
+    host = generate(module(FFN), "ascend910b", 64)
     calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
     ffn = ["launch_rms_norm", "launch_product", "launch_swiglu", "launch_product_1"]
     assert calls == ["upload_f32", *ffn, "launch_residual", "download_f32"] and host.plan["activations"] == "float32"
@@ -73,7 +73,7 @@ func @step(%x: f32[T, 32], %router: f32[5, 32], %gate_up: bf16[5, 24, 32], %down
 
 def test_experts_with_float32_activations() -> None:
     """Split rows are sorted as bf16 rows of twice the width; no vendor product of bf16; the router reads float32."""
-    host = generate(module(EXPERTS), "ascend910b", 64, activations="float32")
+    host = generate(module(EXPERTS), "ascend910b", 64)
     text = host.model({w.planned.name: 0 for w in host.weights})
     calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
     experts = ["launch_product_experts", "launch_swiglu", "launch_product_experts_1", "finalize_routing"]
