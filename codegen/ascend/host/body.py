@@ -269,7 +269,7 @@ class Operands:
 
     def state(self, slot: str, result: str) -> Tensor:
         """A state, which its result replaces in place."""
-        tensor = self.tensor(slot, "bf16")
+        tensor = self.tensor(slot)
         if result in self.results:
             self.body.held[self.results[result]] = tensor
         return tensor

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pangu_compile.ir import IRError, Module, evaluate_dim
+from pangu_compile.ir.graph import StateInfo
 from pangu_compile.plan.plan import PlannedWeight
 
 from ..kernel import CORES, Kernel, environment
@@ -23,12 +24,13 @@ STATIC = ("pangu_device.h", "pangu_device.cpp", "pangu_aclnn.h", "pangu_aclnn.cp
 ARENA_BUDGET = 1 << 30
 ACTIVATIONS = ("bf16", "float32")
 CHUNKS = (256, 128, 64, 32, 16, 8)
+STATE_CODES = {"bf16": "PANGU_BF16", "split": "PANGU_BF16", "f32": "PANGU_F32"}
 CODES = {"bf16": "PANGU_BF16", "int8": "PANGU_Q8", "int8 joined": "PANGU_Q8"}
 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A tensor of the model as the device wants it: bf16, f32, taps or int8 (values.STORED_TYPES).
+    """A tensor of the model as the device wants it: bf16, f32, split, taps or int8 (values.STORED_TYPES).
 
     behind: the weight that it must directly follow, None: it starts a tensor of the file. nbytes: without an int8 weight's scales.
     """
@@ -103,7 +105,7 @@ def generate(
     info = module.info
     values = {
         "functions": list(lowering.functions.values()), "programs": [_entry(p) for p in programs], "dims": lowering.dims,
-        "states": [_state(s, max_context) for s in module.states.values()], "role": info["role"],
+        "states": [_state(s, lowering.state_type(s.name), max_context) for s in module.states.values()], "role": info["role"],
         "vocab_size": info.get("vocab_size", 0), "hidden_size": info.get("hidden_size", 0), "max_context": max_context,
         "max_chunk": chunk, "num_drafts": info.get("num_drafts", 0), "target": target,
         "rotary_rows": max_context + int(info.get("num_drafts", 0)) + 1,
@@ -128,10 +130,10 @@ def _entry(program: LoweredProgram) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _state(state: Any, max_context: int) -> dict[str, Any]:
+def _state(state: StateInfo, dtype: str, max_context: int) -> dict[str, Any]:
     return {
-        "name": state.name, "append": int(state.rows is None), "owner": state.owner, "dtype": "PANGU_BF16",
-        "rows": state.rows if state.rows is not None else max_context, "row_bytes": 2 * state.width,
+        "name": state.name, "append": int(state.rows is None), "owner": state.owner, "dtype": STATE_CODES[dtype],
+        "rows": state.rows if state.rows is not None else max_context, "row_bytes": BYTES[dtype] * state.width,
     }  # fmt: skip
 
 
@@ -165,7 +167,7 @@ def _plan(lowering: Lowering, programs: list[LoweredProgram], chunk: int) -> dic
     """A plain record for plan.json and the reports."""
     functions = [*lowering.functions.values(), *(p.function for p in programs)]
     return {
-        "sizes": lowering.sizes, "max_chunk": chunk,
+        "sizes": lowering.sizes, "max_chunk": chunk, "activations": "float32" if lowering.wide else "bf16",
         "kernels": {
             k.name: {"operator": k.op, "core": k.core, "tiling": k.struct, "arguments": [a.name for a in k.arguments]}
             for k in lowering.kernels.all()

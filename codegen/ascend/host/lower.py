@@ -61,6 +61,10 @@ class Lowering:
     def symbol(self, name: str) -> Dim:
         return symbol(name)
 
+    def state_type(self, name: str) -> str:
+        """Convolutions remember what products wrote, caches are rows that products read."""
+        return self.sum_type if name.rpartition(".")[2].startswith("conv_") else self.row_type
+
     def programs(self) -> list[HostProgram]:
         return [self._program(name, program) for name, program in self.module.programs.items()]
 
@@ -159,7 +163,7 @@ class Lowering:
     def _parameter(self, value: Value, role: Role) -> Held:
         if role.kind == "state":
             index = list(self.module.states).index(role.key)
-            return Tensor(f"state({index})", "bf16")
+            return Tensor(f"state({index})", self.state_type(role.key))
         if role.kind in ("weight", "constant"):
             if role.key not in self.weights:
                 made = Weight(f"weight({len(self.weights)})", tuple(int(d) for d in value.type.shape), value.type.dtype.value)
