@@ -178,13 +178,15 @@ def conv_norm(
     """MoME convolution with ring state, RMS norm, rotary embedding of the channels after them: whichever are asked for.
 
     x[T, C (+ rotary)] -> rows `row`.. of y[.., C (+ rotary)]; weight[k, C] f32 is the OpDef's [C, 1, k] transposed. x and the
-    ring are bf16 or float32, y is bf16 or split.
+    ring are bf16 or float32, y is those or split.
     Pitches are the distance of rows in global memory, C + rotary unless given. Channels are split over cores as well where
     nothing needs the whole row.
     """
     norm = norm_eps is not None
     if rotary and not norm:
         raise TilingError(f"{name}: rotary channels come with a norm before them")
+    if rotary and y_type == "float":
+        raise TilingError(f"{name}: rows with rotary channels are bf16 or split")
     if taps and ring < taps - 1:
         raise TilingError(f"{name}: a ring of {ring} rows for {taps} taps; at least {taps - 1}")
     x_pitch, y_pitch = x_pitch or channels + rotary, y_pitch or channels + rotary
@@ -236,6 +238,7 @@ def conv_norm(
         y_pitch=y_pitch,
         x_type=x_type,
         y_type=y_type,
+        y_element=element(y_type),
         tile=ub_tile(name, chip, buffers),
     )
 
@@ -439,7 +442,7 @@ def residual(
 ) -> Kernel:
     """x[T, C] + norm(out) -> new_x, normed by block_norm where it has an epsilon; y is that under `norm`.
 
-    x and new_x are of `stream_type`, out of `out_type` (bf16 or float32), y bf16 or split (y_wide: the same as float32), weights
+    x and new_x are of `stream_type`, out of `out_type` (bf16 or float32), y those or split (y_wide: the same as float32), weights
     float32.
     """
     pitch, result = align(channels, 16), max(SIZES[stream_type], SIZES[y_type], F32 if wide_y else 0)
@@ -475,6 +478,7 @@ def residual(
         norm=norm_eps is not None,
         stream_type=stream_type,
         out_type=out_type,
+        y_element=element(y_type),
         split=y_type == "split",
         wide_y=wide_y,
         out_eps=out_eps or 0.0,

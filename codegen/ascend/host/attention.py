@@ -16,7 +16,7 @@ from ..attention_kernels import attention
 from ..index_kernels import index_score, index_topk
 from ..vector_kernels import conv_norm, index_key, query_rows, ring_write, rotary
 from .body import Body, Operands
-from .products import multiply, multiply_heads, project, wide_type
+from .products import made_type, multiply, multiply_heads, project, rows_of, wide_type
 from .values import C_TYPES, Tensor, View
 
 
@@ -85,8 +85,8 @@ def _latent(body: Body, o: Operands, x: Tensor, pitch: int) -> None:
 def mla_prologue(body: Body, o: Operands) -> None:
     heads, width = o.attrs["heads"], o.attrs["head_dim"]
     (tokens, rope), row = o.shape("table"), o.size("kv_a", 0)
-    row_type, sum_type = body.lowering.row_type, body.lowering.sum_type
-    u = o.view("u")
+    row_type, sum_type = made_type(body, o.values["q_b"]), body.lowering.sum_type
+    u = rows_of(body, o.values["u"], o.values["kv_a"])
     if "q_a" in o:
         low = o.size("q_a", 0)
         both = body.buffer(sum_type, tokens, low + row)
@@ -98,7 +98,7 @@ def mla_prologue(body: Body, o: Operands) -> None:
         kv, pitch, source = body.buffer(sum_type, tokens, row), row, u
         project(body, u, (o.values["kv_a"],), View(kv, (tokens, row)))
         if "qr" in o.results:
-            body.held[o.results["qr"]] = u.tensor
+            body.held[o.results["qr"]] = body.tensor(o.values["u"])
     _heads(body, o, "q", source, "q_b", heads, width, width - int(rope))
     _latent(body, o, kv, pitch)
 
@@ -239,7 +239,7 @@ def dsa_attention(body: Body, o: Operands) -> None:
 def attention_output(body: Body, o: Operands) -> None:
     tokens, width = o.shape("a")
     shape, sizes, operands = _conv(body, o, "o")
-    row_type = body.lowering.row_type
+    row_type = made_type(body, o.values["o_proj"])
     if shape:
         a, x = o.tensor("a", body.lowering.sum_type), body.buffer(row_type, tokens, width)
         kernel = body.lowering.kernels.get(conv_norm, "output_conv", channels=int(width), **_types(a, x), **shape)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pangu_compile.ir import Graph, IRError, Module, Program, Role, Value, evaluate_dim
+from pangu_compile.ir import DType, Graph, IRError, Module, Program, Role, Value, evaluate_dim
 from pangu_compile.ir.types import Dim, symbol
 from pangu_compile.plan.memory import Slot, place
 
@@ -52,6 +52,8 @@ class Lowering:
         self.module, self.sizes, self.kernels, self.wide = module, dict(sizes), Kernels(chip), wide
         self.row_type = "split" if wide else "bf16"  # of rows that products read
         self.sum_type = "f32" if wide else "bf16"  # of what products write for kernels, where bf16 would do otherwise
+        int8 = any(t.dtype is DType.w8a8 for t in module.weights.values())
+        self.made_type = "f32" if wide and int8 else self.row_type  # of rows that norms make: int8 ones are made of float32
         self.functions: dict[str, Function] = {}
         self.kinds: dict[str, list[str]] = {}
         self.dims = sorted({"T", "S", "M"} | {d for p in module.programs.values() for d in p.dims})

@@ -12,7 +12,7 @@ from ..stream_kernels import Post, Pre, mhc
 from ..vector_kernels import conv_norm, residual, rms_norm, swiglu
 from .attention import attention_output, dense_attention, dsa_attention, index_prologue, mla_prologue, swa_attention
 from .body import Body, Operands
-from .products import Groups, Rows, is_int8, multiply, project, wide_type
+from .products import Groups, Rows, is_int8, multiply, project, rows_of, wide_type
 from .values import C_TYPES, Tensor, Verdict, View
 
 Lower = Callable[[Body, Operands], None]
@@ -35,7 +35,7 @@ def _rms_norm(body: Body, o: Operands) -> None:
         x = o.tensor("in0", "f32")
     readers = [n for n in body.graph.nodes if value in n.inputs]
     joined = value in body.graph.outputs or any(n.op not in PRODUCTS for n in readers)
-    out = o.result("out0", body.lowering.sum_type if joined else body.lowering.row_type)
+    out = o.result("out0", body.lowering.sum_type if joined else body.lowering.made_type)
     norm(body, x, product(o.shape("in0")[:-1]), o.values["in1"], o.attrs["eps"], out)
 
 
@@ -47,12 +47,12 @@ def _linear(body: Body, o: Operands) -> None:
         multiply(body, o.view("in0"), body.matrix(o.values["in1"]), View(out, value.type.shape))
     else:
         out = o.result("out0", body.lowering.sum_type)
-        project(body, o.view("in0"), (o.values["in1"],), View(out, value.type.shape))
+        project(body, rows_of(body, o.values["in0"], o.values["in1"]), (o.values["in1"],), View(out, value.type.shape))
 
 
 def _decides(body: Body, value: Value) -> bool:
-    """Does a router read it?"""
-    return any(n.op == "moe_gate" and n.inputs[0] is value for n in body.graph.nodes)
+    """Does a router read it, which is to have it in float32 as well?"""
+    return body.lowering.made_type != "f32" and any(n.op == "moe_gate" and n.inputs[0] is value for n in body.graph.nodes)
 
 
 def _residual(body: Body, o: Operands) -> None:
@@ -63,12 +63,12 @@ def _residual(body: Body, o: Operands) -> None:
     eps |= {"norm_eps": o.attrs["norm_eps"]} if "norm" in o else {}
     kernel = body.lowering.kernels.get(
         residual, "residual", channels=o.size("x", 1), stream_type="float", out_type=C_TYPES[out.dtype],
-        y_type=C_TYPES[body.lowering.row_type], wide_y=wide, **eps,
+        y_type=C_TYPES[body.lowering.made_type], wide_y=wide, **eps,
     )  # fmt: skip
     operands = {"x": o.tensor("x", "f32"), "out": out, **o.parameters("out_norm", "block_norm", "norm")}
     operands["new_x"] = o.result("new_x", "f32")
     if "norm" in o:
-        operands["y"] = o.result("y", body.lowering.row_type)
+        operands["y"] = o.result("y", body.lowering.made_type)
     if wide:
         operands["y_wide"] = _twin(body, o.results["y"])
     body.launch(kernel, {"tokens": o.shape("x")[0]}, operands)
@@ -103,7 +103,7 @@ def _streams(body: Body, o: Operands) -> None:
         pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge, quantise, wide)
     tokens, streams, hidden = o.shape("x")
     operands = {"x": o.tensor("x", "f32"), **({"out": o.tensor("out")} if "out" in o else {})}
-    types = {"h": body.lowering.sum_type, "y": body.lowering.row_type}
+    types = {"h": body.lowering.sum_type, "y": body.lowering.made_type}
     kernel = body.lowering.kernels.get(
         mhc, o.node.op, streams=int(streams), hidden=int(hidden), post=post, pre=pre, stream_type="float",
         out_type=C_TYPES[operands["out"].dtype] if "out" in o else "float", y_type=C_TYPES[types["h" if merge else "y"]],
@@ -152,7 +152,7 @@ def _swiglu(body: Body, both: Tensor, rows: Dim, width: int, quantise: bool) -> 
 
 def _dense_ffn(body: Body, o: Operands) -> None:
     gate, up, down = (o.values[f"in{i}"] for i in (1, 2, 3))
-    gated(body, o.view("in0"), gate, up, down, o.result("out0", wide_type(body, down)))
+    gated(body, rows_of(body, o.values["in0"], gate), gate, up, down, o.result("out0", wide_type(body, down)))
 
 
 def _moe_gate(body: Body, o: Operands) -> None:
@@ -173,7 +173,7 @@ def _moe_ffn(body: Body, o: Operands) -> None:
     tokens, k = o.shape("index")
     experts, hidden, inner = (int(d) for d in o.shape("down"))
     pairs, sums = dim(tokens * k), body.lowering.sum_type
-    x, index = o.view("x"), View(o.tensor("index", "i32"), (tokens, k))
+    x, index = rows_of(body, o.values["x"], o.values["gate_up"]), View(o.tensor("index", "i32"), (tokens, k))
     rows, place = View(body.buffer(x.tensor.dtype, pairs, hidden), (pairs, hidden)), body.buffer("i32", pairs)
     groups = Groups(body, x, index, rows, View(place, (pairs,)), experts)
     both, wide = (View(body.buffer(sums, pairs, n), (pairs, n)) for n in (2 * inner, hidden))
@@ -183,6 +183,7 @@ def _moe_ffn(body: Body, o: Operands) -> None:
     shared: View | str = "none()"
     if "shared_gate" in o:
         part = body.buffer(sums, tokens, hidden)
+        x = rows_of(body, o.values["x"], o.values["shared_gate"])
         gated(body, x, o.values["shared_gate"], o.values["shared_up"], o.values["shared_down"], part)
         shared = View(part, (tokens, hidden))
     out = View(o.result("out", sums), (tokens, hidden))

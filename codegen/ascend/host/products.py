@@ -23,9 +23,16 @@ def wide_type(body: Body, weight: Value) -> str:
 
 
 def rows_of(body: Body, value: Value, weight: Value) -> View:
-    """A value as a product with that weight reads it. Int8 rows are made of float32, unless the kernel that made it made them."""
-    int8 = body.lowering.wide and is_int8(body, weight) and body.tensor(value).text not in body.int8
-    return body.view(value, "f32" if int8 else None)
+    """A value as a product with that weight reads it: float32 where int8 rows are made of it, unless they are there already."""
+    if not body.lowering.wide or not is_int8(body, weight):
+        return body.view(value)
+    held = body.tensor(value)
+    return View(held, value.type.shape) if held.text in body.int8 else body.view(value, "f32")
+
+
+def made_type(body: Body, weight: Value) -> str:
+    """What a kernel writes rows as that only a product with that weight reads."""
+    return body.lowering.made_type if is_int8(body, weight) else body.lowering.row_type
 
 
 def multiply(body: Body, x: View, weight: View, out: View) -> None:

@@ -48,6 +48,7 @@ RESIDUAL = {
     "residual_split": dict(
         channels=39, out_eps=EPS, norm_eps=EPS, stream_type="float", out_type="float", wide_y=True, y_type="split"
     ),
+    "residual_float": dict(channels=188, norm_eps=EPS, stream_type="float", out_type="float", y_type="float"),
     "residual_mixed": dict(channels=41, norm_eps=EPS, stream_type="float"),
     "residual_norm": dict(channels=130, out_eps=EPS, norm_eps=EPS),
 }
@@ -74,6 +75,8 @@ CONV = {
 }
 SPLIT = {"x_type": "float", "y_type": "split"}
 CONV |= {f"{name}_split": CONV[name] | SPLIT for name in ("conv_1100", "conv_2", "query_low", "latent_row", "latent_odd")}
+FLOAT = {"x_type": "float", "y_type": "float"}
+CONV |= {"conv_2_float": CONV["conv_2"] | FLOAT, "low_float": dict(channels=69, norm_eps=EPS, x_pitch=137) | FLOAT}
 CONVERT = {
     "split_float": dict(channels=33, x_type="float", y_type="split"),
     "split_bf16": dict(channels=33, x_type="bfloat16_t", y_type="split"),
