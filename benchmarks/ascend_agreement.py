@@ -1,8 +1,10 @@
 """Random small checkpoints: the simulated Ascend artifact against the CPU artifact of the same weights, and float64.
 
     python benchmarks/ascend_agreement.py --seeds 30 [--sizes small] [--first 0] [--weights int8] [--json FILE]
+        [--activations bf16]
 
 Sizes: small has hidden 64 to 192, 1 to 7 heads and 5 to 16 experts; tiny has hidden 9 to 40, 1 to 5 heads and 3 to 9 experts.
+With int8 the CPU artifact is that of `--weights w8a8`, which has the same formats and the same integers.
 One line a checkpoint: the largest |logit difference| in percent of the largest |logit|, how often the top token is the same, and on
 how many rows of the prompt the difference is within the limit: of the Ascend artifact against the CPU's; of either against torch
 in float64; and of "bf16 alone" against float64: the optimised graph in float64 arithmetic, with nothing but its
@@ -27,13 +29,13 @@ import numpy as np
 import torch
 
 from pangu_compile.driver.artifact import ArtifactWriter
+from pangu_compile.driver.bf16 import from_bf16, to_bf16
 from pangu_compile.driver.build import canonical_reader, load_config
 from pangu_compile.driver.checkpoint import Checkpoint
 from pangu_compile.driver.emit import Job, emit
 from pangu_compile.driver.execute import open_model
 from pangu_compile.driver.optimise import optimise, traced_model
 from pangu_compile.driver.options import make_options
-from pangu_compile.driver.packing import from_bf16, to_bf16
 from pangu_compile.driver.progress import Silent
 from pangu_compile.driver.targets.ascend import STEPS, Request, write_artifact
 from pangu_compile.driver.toolchain import find_compiler
@@ -111,11 +113,14 @@ def generated(model: Any, prompt: list[int], count: int) -> dict[str, list[int]]
     return found
 
 
-def build_both(checkpoint: Path, folder: Path, weights: str, target: str) -> tuple[Module, Any]:
+def build_both(checkpoint: Path, folder: Path, weights: str, activations: str, target: str) -> tuple[Module, Any]:
     """One trace, both artifacts; the module and its weights' reader."""
     opened = Checkpoint.open(checkpoint)
     config = load_config(opened)
-    options = {t: make_options(target=t, weights=weights, jobs=1, opt_level=1) for t in ("cpu", target)}
+    weights = "w8a8" if weights == "int8" else weights
+    options = {
+        t: make_options(target=t, weights=weights, jobs=1, opt_level=1, activations=activations) for t in ("cpu", target)
+    }
     read = canonical_reader(opened, config)
     module = traced_model(config, options[target], Silent(), steps=STEPS)
     optimise(module, options[target], Silent())
@@ -133,7 +138,7 @@ def check(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any
     """Build both artifacts of the seed's checkpoint and compare them."""
     config = dataclasses.replace(random_config(seed, SIZES[options.sizes]), max_position_embeddings=512)
     checkpoint = write_random_checkpoint(folder / "checkpoint", config, seed=seed)
-    module, read = build_both(checkpoint, folder, options.weights, options.target)
+    module, read = build_both(checkpoint, folder, options.weights, options.activations, options.target)
     rng = np.random.default_rng(seed + 1000)
     prompt = rng.integers(0, config.vocab_size, options.tokens).tolist()
     length = int(rng.integers(1, options.tokens + 1))
@@ -176,6 +181,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--weights", default="bf16", choices=("bf16", "int8"))
+    parser.add_argument("--activations", default="float32", choices=("float32", "bf16"))
     parser.add_argument("--target", default="ascend910b")
     parser.add_argument("--tokens", type=int, default=70)
     parser.add_argument("--generate", type=int, default=24)

@@ -75,20 +75,23 @@ _EXPERTS = """
     %column = reshape(%weight)
     %weighed = mul(%each, %column)
     %summed = reduce_sum(%weighed) {axes=(1,)}
-    %y = reshape(%summed)
-    return %y"""
+"""
+_RESHAPED = "%y = reshape(%summed)\nreturn %y"
 
 
-@rule("moe_ffn", "%both = expert_linear(%x, %gate_up, %index)" + _EXPERTS,
-      "%row = reshape(%x)\n%both = expert_linear(%row, %gate_up, %index)" + _EXPERTS)  # fmt: skip
+@rule("moe_ffn", *(first + _EXPERTS + last for last in (_RESHAPED, "return %summed")
+                   for first in ("%both = expert_linear(%x, %gate_up, %index)",
+                                 "%row = reshape(%x)\n%both = expert_linear(%row, %gate_up, %index)")))  # fmt: skip
 def moe_ffn(b: Builder, m: Match) -> list[Value] | None:
+    """The sum keeps its axis of one, [T, 1, H], where what reads it is a product with streams (no norm, no shared expert)."""
     x, index = m["x"], m["index"]
     if x.type.rank != 2 or not same_shape(m["column"].type.shape, (*index.type.shape, 1)):
         return None
-    if not same_shape(m["y"].type.shape, x.type.shape) or m.attrs["inner"] != m["down"].type.shape[2]:
+    if ("y" in m.values and not same_shape(m["y"].type.shape, x.type.shape)) or m.attrs["inner"] != m["down"].type.shape[2]:
         return None
     slots = ("x", "index", "weight", "gate_up", "down")
-    return b.multi("moe_ffn", *(m[n] for n in slots), slots=slots, results=("out",))
+    made = b.multi("moe_ffn", *(m[n] for n in slots), slots=slots, results=("out",))
+    return made if "y" in m.values else [b.reshape(made[0], m["summed"].type.shape)]
 
 
 @rule("shared_expert", """

@@ -236,7 +236,8 @@ def _sweep(module: Module, graph: Graph, rules: Sequence[Rule], step: str) -> bo
             taken.update(id(n) for n in m.nodes if n.op not in SHARED)
             fresh[id(node)] = nodes
             if nodes:
-                record_provenance(module, step, graph, nodes[-1], m.nodes)
+                made = next((n for n in reversed(nodes) if n.op not in SHARED), nodes[-1])
+                record_provenance(module, step, graph, made, m.nodes)
             break
     if not replaced:
         return False

@@ -1,4 +1,4 @@
-"""Weights to bf16, int8 or int4: retypes the matrices that fused operators read and nothing else reads.
+"""Weights to bf16, int8, int4 or w8a8: retypes the matrices that fused operators read and nothing else reads.
 
 Values stay what they are; only their storage changes, so this is a change of types through programs, calls and functions.
 A weight keeps its type where anything but a matrix operand reads it (an embedding, a norm), where it is a result or
@@ -7,7 +7,7 @@ folded at build time, or where one call of a shared function passes something el
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import networkx as nx
 
@@ -30,9 +30,15 @@ MATRICES: dict[str, tuple[str, ...]] = {
 }
 DECIDING: dict[str, tuple[str, ...]] = {"moe_gate": ("router",), "index_prologue": ("wq_b", "wk", "weights_proj")}
 
-FORMATS = {"bf16": DType.bf16, "int8": DType.q8, "int4": DType.q4}
+# With w8a8, which is what int8 is on Ascend: operands that keep more than eight bits, beside products that make logits.
+KEPT = {"kv_b": DType.bf16, "w": DType.bf16, "router": DType.f32}
+
+FORMATS = {"bf16": DType.bf16, "int8": DType.q8, "int4": DType.q4, "w8a8": DType.w8a8}
 # From the widest to the narrowest; a weight with several readers takes the widest that one of them asks for.
-_ORDER = (DType.f32, DType.bf16, DType.q8, DType.q4)
+_ORDER = (DType.f32, DType.bf16, DType.bf16c, DType.q8, DType.w8a8, DType.q4)
+COLUMNS = 1 << 16  # of a row in which bf16c can list weights
+
+Compresses = Callable[[str], bool]
 
 
 def _slot(node: Node, position: int) -> str:
@@ -41,13 +47,18 @@ def _slot(node: Node, position: int) -> str:
     return str(slots[position]) if isinstance(slots, tuple) else f"in{position}"
 
 
-def _wanted(node: Node, position: int, target: DType) -> DType:
-    """The format in which an operand may be read."""
-    slot = _slot(node, position)
-    if slot in MATRICES.get(node.op, ()):
-        # Every cached row goes through kv_b, and int4 there costs most of the accuracy that int4 costs in all.
-        return DType.q8 if slot == "kv_b" and target is DType.q4 else target
-    return DType.bf16 if slot in DECIDING.get(node.op, ()) else DType.f32
+def _wanted(node: Node, position: int, target: DType, logits: frozenset[Value]) -> DType:
+    """The format in which an operand may be read. logits: results of programs, which callers see."""
+    slot, eight = _slot(node, position), target is DType.w8a8
+    if slot in DECIDING.get(node.op, ()):
+        return KEPT.get(slot, DType.bf16) if eight else DType.bf16
+    if slot not in MATRICES.get(node.op, ()):
+        return DType.f32
+    if eight:
+        return DType.bf16 if node.op == "linear" and node.output in logits else KEPT.get(slot, target)
+    # Every cached row goes through kv_b, and int4 there costs most of the accuracy that int4 costs in all. It is also read
+    # transposed, which bf16c is not made for.
+    return {DType.q4: DType.q8, DType.bf16c: DType.bf16}.get(target, target) if slot == "kv_b" else target
 
 
 class _Readers:
@@ -57,6 +68,7 @@ class _Readers:
         self.module, self.target = module, target
         self.same: nx.Graph = nx.Graph()  # nodes: values, and weight names
         self.widest: dict[Value, DType] = {}
+        self.logits = frozenset(value for program in module.programs.values() for value in program.graph.outputs)
         for program in module.programs.values():
             self._program(program)
         for graph in module.graphs():
@@ -75,7 +87,7 @@ class _Readers:
                 if node.op == "call":
                     self.same.add_edge(value, self.module.functions[node.attrs["function"]].params[position])
                 else:
-                    self._limit(value, _wanted(node, position, self.target))
+                    self._limit(value, _wanted(node, position, self.target, self.logits))
 
     def _limit(self, value: Value, dtype: DType) -> None:
         self.widest[value] = min(self.widest.get(value, _ORDER[-1]), dtype, key=_ORDER.index)
@@ -98,14 +110,18 @@ def _fits(module: Module, name: str, dtype: DType) -> bool:
     type_ = module.weights[name]
     if name in module.folded or type_.dtype is not DType.f32 or type_.rank not in (2, 3):
         return False
+    if dtype is DType.bf16c:
+        less = TensorType(dtype, type_.shape).nbytes < TensorType(DType.bf16, type_.shape).nbytes
+        return bool(less) and int(type_.shape[-1]) <= COLUMNS
     return not dtype.is_quantised or int(type_.shape[-1]) >= QUANT_GROUP
 
 
-def quantise_weights(module: Module, weight_format: str) -> dict[str, DType]:
+def quantise_weights(module: Module, weight_format: str, compresses: Compresses | None = None) -> dict[str, DType]:
     """Retype, in place, the weights whose readers allow it.
 
     Args:
-        weight_format: f32 (nothing changes), bf16, int8 or int4.
+        weight_format: f32 (nothing changes), bf16, int8, int4 or w8a8.
+        compresses: can bf16c hold the weight of that name? Where it can, that is how bf16 is stored. None: nowhere.
     Returns:
         The new dtype of every weight that changed, by name.
     Raises:
@@ -116,7 +132,10 @@ def quantise_weights(module: Module, weight_format: str) -> dict[str, DType]:
     if weight_format not in FORMATS:
         raise IRError(f"weight format {weight_format!r} is not one of f32, {', '.join(FORMATS)}")
     changed: dict[str, DType] = {}
-    for names, values, dtype in _Readers(module, FORMATS[weight_format]).weights():
+    target = DType.bf16c if weight_format == "bf16" and compresses is not None else FORMATS[weight_format]
+    for names, values, dtype in _Readers(module, target).weights():
+        if dtype is DType.bf16c and not all(_fits(module, n, dtype) and compresses is not None and compresses(n) for n in names):
+            dtype = DType.bf16
         if dtype is DType.f32 or not all(_fits(module, name, dtype) for name in names):
             continue
         for name in names:

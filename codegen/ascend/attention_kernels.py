@@ -1,7 +1,8 @@
 """Attention in latent space on cube and vector cores: sliding windows over a ring, whole caches, and chosen rows of a cache.
 
-The query is absorbed: its nope half went through kv_b's key half (a batched vendor matmul before), and the result is the mix of
-latent rows, which kv_b's value half takes back to heads (another one after).
+The query is absorbed: its nope half went through kv_b's key half (a batched product before), and the result is the mix of
+latent rows, which kv_b's value half takes back to heads (another one after). Operands are bf16, or split: float32 values as two
+bf16 each, the high parts of a row before its low parts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from .platform import Platform
 from .tiling import Buffer, Tile, TilingError, align
 from .vector_kernels import BF16, F32, tokens_kernel, ub_tile
 
-KEY_TILE = 128  # keys at once
+KEY_TILES = (128, 64, 32)  # keys at once: the most with which the heads of a token are one task
 PART = 32  # least keys of a part
 MOST_PARTS = 64  # of a block's keys
 PARTS = 4  # of a window's, or of chosen rows; the same for every call, so that a token's result is
@@ -53,16 +54,16 @@ class CubeBudget:
         return self.score_depth * self.score + self.value
 
 
-def _budget(rows: int, width: int, latent: int) -> CubeBudget:
+def _budget(rows: int, width: int, latent: int, keys: int, halves: int) -> CubeBudget:
     m, w, c = align(rows, 16), align(width, 16), align(latent, 16)
-    depth = max(KEY_TILE, DEPTH)
+    depth = max(keys, DEPTH)
     return CubeBudget(
-        m * w * BF16,
-        m * KEY_TILE * BF16,
-        KEY_TILE * w * BF16,
+        halves * m * w * BF16,
+        halves * m * keys * BF16,
+        halves * keys * w * BF16,
         m * depth * BF16,
-        KEY_TILE * depth * BF16,
-        m * KEY_TILE * F32,
+        keys * DEPTH * BF16,
+        m * keys * F32,
         m * c * F32,
     )
 
@@ -71,37 +72,41 @@ def _fits(b: CubeBudget, chip: Platform) -> bool:
     return b.l1 <= chip.l1 and b.l0a <= chip.l0a and b.l0b <= chip.l0b and b.l0c <= chip.l0c
 
 
-def _task_rows(name: str, chip: Platform, width: int, latent: int) -> int:
-    """The most rows (a multiple of 16, at most 128) of a task that the cube core's memories hold."""
-    for rows in range(128, 0, -16):
-        if _fits(_budget(rows, width, latent), chip):
-            return rows
+def _task_tile(name: str, chip: Platform, heads: int, width: int, latent: int, halves: int) -> tuple[int, int]:
+    """The most rows of a task (heads, in blocks of 16, at most 128) that the cube core's memories hold, and keys at once."""
+    for rows in range(min(128, align(heads, 16)), 0, -16):
+        for keys in KEY_TILES:
+            if _fits(_budget(rows, width, latent, keys, halves), chip):
+                return rows, keys
     raise TilingError(f"{name}: rows of {width} do not fit L1 ({chip.l1}) or L0C ({chip.l0c}); latent rows must be shorter")
 
 
-def _softmax_tile(name: str, chip: Platform, chunk: int, width: int, gather: int) -> Tile:
+def _softmax_tile(name: str, chip: Platform, chunk: int, width: int, gather: int, halves: int) -> Tile:
     buffers = [
         Buffer("in", chunk * F32, depth=2),
-        Buffer("out", chunk * BF16, depth=2),
+        Buffer("out", halves * chunk * BF16, depth=2),
         Buffer("wide", chunk * F32),
         Buffer("work", 64 * F32),
         Buffer("scalars", 13 * F32, fixed=13 * 7 * F32),
         Buffer("statistics", 16 * F32, fixed=7 * 16 * F32),
     ]
+    if halves == 2:
+        buffers.append(Buffer("rest", chunk * F32))
     if gather:
-        buffers += [Buffer("index", fixed=gather * 4), Buffer("gathered", fixed=gather * align(width, 16) * BF16, depth=2)]
+        buffers += [Buffer("index", fixed=gather * 4), Buffer("gathered", fixed=gather * align(halves * width, 16) * BF16, depth=2)]
     return ub_tile(name, chip, buffers, 32)
 
 
-def _join_tile(name: str, chip: Platform, latent: int) -> Tile:
+def _join_tile(name: str, chip: Platform, latent: int, halves: int) -> Tile:
     """Buffers that put parts together; the rows of the tile are the parts read at once."""
     pitch = align(latent, 16)
     buffers = [
         Buffer("statistics", fixed=2 * MOST_PARTS * 8 * F32, depth=2),
         Buffer("mixes", pitch * F32, depth=2),
-        Buffer("out", fixed=pitch * BF16, depth=2),
+        Buffer("out", fixed=halves * pitch * BF16, depth=2),
         Buffer("sum", fixed=pitch * F32),
         Buffer("scalars", fixed=3 * 64 * F32),
+        *((Buffer("rest", fixed=pitch * F32),) if halves == 2 else ()),
     ]
     return ub_tile(name, chip, buffers, 8)
 
@@ -119,8 +124,9 @@ def attention(
     window: int = 0,
     ring: int = 0,
     top: int = 0,
+    row_type: str = "bfloat16_t",
 ) -> Kernel:
-    """query[T, h, C + r] bf16 -> out[T, h, C] bf16, for `kind` swa, dense or dsa.
+    """query[T, h, C + r] -> out[T, h, C], for `kind` swa, dense or dsa; these, sinks and caches are of `row_type`, bf16 or split.
 
     swa: keys are ring[R, C + r] (position p in row p % R) before `start`, and latent[T, C + r] from there on.
     dense: cache[start + T, C + r]. dsa: the rows of the cache that index[T, top] i32 lists, min(top, start + t + 1) of them.
@@ -129,28 +135,29 @@ def attention(
         raise TilingError(f"{name}: a ring of {ring} rows for a window of {window}; at least {window - 1}")
     if not heads >= 1 or width > 4096 or latent > width:
         raise TilingError(f"{name}: {heads} heads, rows of {width}, values of {latent}")
-    limit = _task_rows(name, chip, width, latent)
+    halves = 2 if row_type == "split" else 1
+    limit, key_tile = _task_tile(name, chip, heads, width, latent, halves)
     task_heads = min(heads, limit)
     task_tokens = 1  # the keys of a task, and so the order of sums, belong to one token
     rows = task_heads * task_tokens
-    budget = _budget(rows, width, latent)
+    budget = _budget(rows, width, latent, key_tile, halves)
     longest = {"swa": sinks + window - 1 + task_tokens, "dsa": sinks + top}.get(kind)
-    gather = 32 if kind == "dsa" else 0
-    tile = _softmax_tile(name, chip, min(2048, align(longest or 2048, 64)), width, gather)
+    gather = 32 // halves if kind == "dsa" else 0
     chunk = min(2048, align(longest or 2048, 64))
-    join = _join_tile(name, chip, latent)
-    arguments = [Argument("query", "bfloat16_t", f"tokens, {heads}, {width}", note="absorbed: [latent, rotary] per head")]
+    tile = _softmax_tile(name, chip, chunk, width, gather, halves)
+    join = _join_tile(name, chip, latent, halves)
+    arguments = [Argument("query", row_type, f"tokens, {heads}, {width}", note="absorbed: [latent, rotary] per head")]
     if kind == "swa":
-        arguments += [Argument("ring", "bfloat16_t", f"{ring}, {width}"), Argument("latent", "bfloat16_t", f"tokens, {width}")]
+        arguments += [Argument("ring", row_type, f"{ring}, {width}"), Argument("latent", row_type, f"tokens, {width}")]
     else:
-        arguments.append(Argument("cache", "bfloat16_t", f"start, {width} + tokens, {width}"))
+        arguments.append(Argument("cache", row_type, f"start, {width} + tokens, {width}"))
     if kind == "dsa":
         arguments.append(Argument("index", "int32_t", f"tokens, {top}"))
     if sinks:
-        arguments.append(Argument("sinks", "bfloat16_t", f"{sinks}, {width}"))
-    extra = 128 + (top * width // 2 + 1 if kind == "dsa" else 0)  # slots start at multiples of 512 bytes
+        arguments.append(Argument("sinks", row_type, f"{sinks}, {width}"))
+    extra = 128 + (halves * top * width // 2 + 1 if kind == "dsa" else 0)  # slots start at multiples of 512 bytes
     arguments += [
-        Argument("out", "bfloat16_t", f"tokens, {heads}, {latent}", "out"),
+        Argument("out", row_type, f"tokens, {heads}, {latent}", "out"),
         Argument(
             "workspace",
             "float",
@@ -170,7 +177,7 @@ def attention(
         ("columns", columns),
         ("parts", parts),
         ("blocks", f"std::min<uint32_t>(cores, std::max<uint32_t>(1u, {tasks} * t.parts))"),
-        ("partials", f"t.parts > 1u ? {tasks} * t.parts : 0u"),
+        ("partials", f"{tasks} * t.parts" if halves == 2 else f"t.parts > 1u ? {tasks} * t.parts : 0u"),
     )
     return tokens_kernel(
         name,
@@ -194,7 +201,8 @@ def attention(
         task_tokens=task_tokens,
         task_heads=task_heads,
         rows=rows,
-        key_tile=KEY_TILE,
+        key_tile=key_tile,
+        halves=halves,
         depth=DEPTH,
         chunk=chunk,
         cube=budget,

@@ -13,8 +13,17 @@ KEY_TILE = 128
 CHUNK = 2048  # scores that are sorted at once: 64 lists of 32
 
 
-def index_score(chip: Platform, name: str, *, heads: int, channels: int, scale: float, weight_type: str = "bfloat16_t") -> Kernel:
-    """iq[T, hi, di] bf16, weight[T, hi], keys[start + T, di] bf16 -> scores[T, start + T] f32.
+def index_score(
+    chip: Platform,
+    name: str,
+    *,
+    heads: int,
+    channels: int,
+    scale: float,
+    weight_type: str = "bfloat16_t",
+    row_type: str = "bfloat16_t",
+) -> Kernel:
+    """iq[T, hi, di], weight[T, hi], keys[start + T, di] -> scores[T, start + T] f32. iq and keys are of `row_type`: bf16 or split.
 
     Columns after start + t are not written. `scale` (positive) is the indexer's head_dim^-0.5. The workspace holds products of two
     slots per AI core.
@@ -23,11 +32,11 @@ def index_score(chip: Platform, name: str, *, heads: int, channels: int, scale: 
         raise TilingError(f"{name}: {heads} index heads of {channels}, scale {scale}; at most 128 of 1024, and a positive scale")
     task_tokens = max(1, 96 // heads)
     rows = heads * task_tokens
-    m, w = align(rows, 16), align(channels, 16)
+    m, w, halves = align(rows, 16), align(channels, 16), 2 if row_type == "split" else 1
     cube = CubeBudget(
-        m * w * BF16,
+        halves * m * w * BF16,
         0,
-        KEY_TILE * w * BF16,
+        halves * KEY_TILE * w * BF16,
         m * DEPTH * BF16,
         KEY_TILE * DEPTH * BF16,
         m * KEY_TILE * F32,
@@ -51,9 +60,9 @@ def index_score(chip: Platform, name: str, *, heads: int, channels: int, scale: 
         1,
     )
     arguments = (
-        Argument("iq", "bfloat16_t", f"tokens, {heads}, {channels}"),
+        Argument("iq", row_type, f"tokens, {heads}, {channels}"),
         Argument("weight", weight_type, f"tokens, {heads}"),
-        Argument("keys", "bfloat16_t", f"start, {channels} + tokens, {channels}"),
+        Argument("keys", row_type, f"start, {channels} + tokens, {channels}"),
         Argument("scores", "float", "tokens, start + tokens, tokens", "out"),
         Argument("workspace", "float", f"blocks, 2, {rows}, {KEY_TILE}", "workspace"),
     )
@@ -75,6 +84,7 @@ def index_score(chip: Platform, name: str, *, heads: int, channels: int, scale: 
         weight_type=weight_type,
         task_tokens=task_tokens,
         key_tile=KEY_TILE,
+        halves=halves,
         depth=DEPTH,
         cube=cube,
         tile=tile,

@@ -23,7 +23,7 @@ class Argument:
     """
 
     name: str
-    dtype: str  # C type of an element
+    dtype: str  # C type of an element; "split": rows of twice as many bfloat16_t, their high and then their low parts
     shape: str
     role: str = "in"  # in, out, inout, workspace
     note: str = ""

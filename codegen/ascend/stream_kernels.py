@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from .kernel import Argument, Kernel
 from .platform import Platform
 from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
-from .vector_kernels import BF16, F32, FACTORS, RESERVE, factor_bytes, reduce_work, tokens_kernel
+from .vector_kernels import F32, FACTORS, RESERVE, SIZES, element, factor_bytes, reduce_work, tokens_kernel
 
-SIZES = {"bfloat16_t": BF16, "float": F32}
 SLICES = 8  # of a row of columns; with eight tokens at once they fill MAX_PARTS
 MAX_PARTS = 64  # partial sums that a core adds up at once: slices of one token, or eight tokens of one slice
 
@@ -44,6 +43,7 @@ class _Shape:
     pre: Pre | None
     stream_type: str = "bfloat16_t"
     out_type: str = "bfloat16_t"
+    y_type: str = "bfloat16_t"
 
     @property
     def stream_size(self) -> int:
@@ -141,7 +141,7 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
     if s.block_norm:
         buffers += [Buffer("block", fixed=tile * F32, depth=2), Buffer("new", fixed=tile * s.stream_size, depth=2)]
     if s.pre:
-        buffers += [Buffer("y", fixed=whole * F32), Buffer("y_out", fixed=whole * BF16, depth=s.out_depth)]
+        buffers += [Buffer("y", fixed=whole * F32), Buffer("y_out", fixed=whole * SIZES[s.y_type], depth=s.out_depth)]
         if not s.pre.merge:
             few = s.out_depth
             buffers += [Buffer("post", fixed=8 * n * F32, depth=few), Buffer("res", fixed=8 * n * n * F32, depth=few)]
@@ -150,10 +150,11 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
         if s.pre.quantise:
             few = s.out_depth
             buffers += [Buffer("quantised", fixed=align(s.hidden, 32), depth=few), Buffer("scale", fixed=8 * F32, depth=few)]
+        if s.pre.norm_eps is not None or s.y_type == "split":
+            buffers.append(Buffer("square", fixed=whole * F32))
         if s.pre.norm_eps is not None:
             buffers += [
                 Buffer("gamma", fixed=whole * F32),
-                Buffer("square", fixed=whole * F32),
                 Buffer("work", fixed=32 + reduce_work(s.hidden)),
                 Buffer("factors", fixed=factor_bytes(1)),
             ]
@@ -218,10 +219,10 @@ def _arguments(s: _Shape) -> tuple[Argument, ...]:
     if s.post:
         result.append(Argument("new_x", s.stream_type, streams, "out"))
     if s.pre and s.pre.merge:
-        result.append(Argument("h", "bfloat16_t", f"tokens, {h}", "out"))
+        result.append(Argument("h", s.y_type, f"tokens, {h}", "out"))
     elif s.pre:
         result += [
-            Argument("y", "bfloat16_t", f"tokens, {h}", "out"),
+            Argument("y", s.y_type, f"tokens, {h}", "out"),
             Argument("new_post", "float", f"tokens, {n}", "out"),
             Argument("new_res", "float", f"tokens, {n}, {n}", "out"),
         ]
@@ -235,11 +236,11 @@ def _arguments(s: _Shape) -> tuple[Argument, ...]:
 
 def mhc(
     chip: Platform, name: str, *, streams: int, hidden: int, post: Post | None = None, pre: Pre | None = None,
-    stream_type: str = "bfloat16_t", out_type: str = "bfloat16_t",
+    stream_type: str = "bfloat16_t", out_type: str = "bfloat16_t", y_type: str = "bfloat16_t",
 ) -> Kernel:  # fmt: skip
     """mhc_pre (`pre`), mhc_post (`post`), mhc_post_pre (both) or mhc_merge (`pre.merge`). Streams (`stream_type`) and the branch's
-    rows (`out_type`) are bf16 or float32, y is bf16; post, R, phi and all parameters are float32."""
-    s = _Shape(streams, hidden, post, pre, stream_type, out_type)
+    rows (`out_type`) are bf16 or float32, y and h (`y_type`) those or split; post, R, phi and all parameters are float32."""
+    s = _Shape(streams, hidden, post, pre, stream_type, out_type, y_type)
     if (pre is None and post is None) or (pre and pre.merge and post):
         raise ValueError(f"{name}: neither mhc_pre nor mhc_post, or a merge after a post")
     if pre and pre.quantise and (pre.norm_eps is None or pre.merge):
@@ -288,6 +289,8 @@ def mhc(
         new_type="float" if s.block_norm else stream_type,
         stream_type=stream_type,
         out_type=out_type,
+        y_element=element(y_type),
+        split=y_type == "split",
         wide_y=bool(pre and pre.wide_y),
         out_depth=s.out_depth,
     )

@@ -1,7 +1,7 @@
 """Vector kernels over rows of activations: norms, quantisation, SwiGLU, convolution, rotary embedding, gates.
 
-Activations are bf16 in global memory, parameters (norm weights, convolution taps, biases) float32; arithmetic is float32.
-The token count is a run-time tiling field; everything else is fixed when the kernel is generated.
+Activations are bf16, float32 or split (host/values.py) in global memory, parameters (norm weights, convolution taps, biases)
+float32; arithmetic is float32. The token count is a run-time tiling field; everything else is fixed when the kernel is generated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
 
 F32 = 4
 BF16 = 2
+SIZES = {"bfloat16_t": BF16, "float": F32, "split": 2 * BF16}
 RESERVE = 4096  # bytes of UB that the toolkit's own calls may need
 
 
@@ -62,12 +63,15 @@ def tokens_kernel(
     return Kernel(name, source, arguments, fields, units, core=core, planned=planned, op=op)
 
 
-def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: bool = False) -> Kernel:
-    """x[T, C] bf16, gamma[C] f32 -> y[T, C] bf16; with `quantise` y is int8 and scale[T] f32 = max|y| / 127."""
-    pitch = align(channels, 16)
+def rms_norm(
+    chip: Platform, name: str, *, channels: int, eps: float, quantise: bool = False, x_type: str = "bfloat16_t",
+    y_type: str = "bfloat16_t",
+) -> Kernel:  # fmt: skip
+    """x[T, C] bf16 or float32, gamma[C] f32 -> y[T, C] of `y_type`; with `quantise` y is int8 and scale[T] f32 = max|y| / 127."""
+    pitch, y_type = align(channels, 16), "int8_t" if quantise else y_type
     buffers = [
-        Buffer("x", pitch * BF16, depth=2),
-        Buffer("y", align(channels, 32) if quantise else pitch * BF16, depth=2),
+        Buffer("x", pitch * SIZES[x_type], depth=2),
+        Buffer("y", align(channels, 32) if quantise else pitch * SIZES[y_type], depth=2),
         Buffer("gamma", fixed=align(channels, 8) * F32),
         Buffer("wide", pitch * F32),
         Buffer("square", pitch * F32),
@@ -78,9 +82,9 @@ def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: 
         buffers.append(Buffer("scale", F32, fixed=7 * F32, depth=2))
     tile = ub_tile(name, chip, buffers)
     arguments = (
-        Argument("x", "bfloat16_t", f"tokens, {channels}"),
+        Argument("x", x_type, f"tokens, {channels}"),
         Argument("gamma", "float", f"{channels}"),
-        Argument("y", "int8_t" if quantise else "bfloat16_t", f"tokens, {channels}", "out"),
+        Argument("y", y_type, f"tokens, {channels}", "out"),
         *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
     )
     return tokens_kernel(
@@ -93,7 +97,40 @@ def rms_norm(chip: Platform, name: str, *, channels: int, eps: float, quantise: 
         eps=eps,
         quantise=quantise,
         tile=tile,
-        out_type=arguments[2].dtype,
+        x_type=x_type,
+        split=y_type == "split",
+        out_type=element(y_type),
+    )
+
+
+def element(dtype: str) -> str:
+    """C type in memory of an argument's elements."""
+    return "bfloat16_t" if dtype == "split" else dtype
+
+
+def convert(chip: Platform, name: str, *, channels: int, x_type: str, y_type: str) -> Kernel:
+    """x[T, C] -> y[T, C]: the same values in another one of bf16, float32 and split."""
+    width = min(channels, 2048)
+    pitch = align(width, 16)
+    buffers = [
+        Buffer("x", pitch * SIZES[x_type], depth=2),
+        Buffer("y", pitch * SIZES[y_type], depth=2),
+        Buffer("wide", pitch * F32),
+        Buffer("back", pitch * F32),
+    ]
+    arguments = (Argument("x", x_type, f"tokens, {channels}"), Argument("y", y_type, f"tokens, {channels}", "out"))
+    return tokens_kernel(
+        name,
+        "convert.cpp.jinja",
+        "convert",
+        arguments,
+        channels=channels,
+        width=width,
+        x_type=x_type,
+        y_type=y_type,
+        x_element=element(x_type),
+        y_element=element(y_type),
+        tile=ub_tile(name, chip, buffers),
     )
 
 
@@ -114,12 +151,12 @@ class RotaryPart:
         return cls(channels // 2)
 
 
-def _turn_buffers(part: RotaryPart, heads: int = 1, tables: bool = True) -> list[Buffer]:
+def _turn_buffers(part: RotaryPart, heads: int, x_type: str, y_type: str) -> list[Buffer]:
     row = heads * part.pitch
     return [
-        Buffer("pair", 2 * row * BF16, depth=2),
+        Buffer("pair", 2 * row * SIZES[x_type], depth=2),
         Buffer("table", 2 * part.pitch * F32, depth=2),
-        Buffer("turned", 2 * row * BF16, depth=2),
+        Buffer("turned", 2 * row * SIZES[y_type], depth=2),
         Buffer("turn", 5 * row * F32),
     ]
 
@@ -135,45 +172,50 @@ def conv_norm(
     rotary: int = 0,
     x_pitch: int = 0,
     y_pitch: int = 0,
+    x_type: str = "bfloat16_t",
+    y_type: str = "bfloat16_t",
 ) -> Kernel:
     """MoME convolution with ring state, RMS norm, rotary embedding of the channels after them: whichever are asked for.
 
-    x[T, C (+ rotary)] bf16 -> rows `row`.. of y[.., C (+ rotary)]; weight[k, C] f32 is the OpDef's [C, 1, k] transposed.
+    x[T, C (+ rotary)] -> rows `row`.. of y[.., C (+ rotary)]; weight[k, C] f32 is the OpDef's [C, 1, k] transposed. x and the
+    ring are bf16 or float32, y is those or split.
     Pitches are the distance of rows in global memory, C + rotary unless given. Channels are split over cores as well where
     nothing needs the whole row.
     """
     norm = norm_eps is not None
     if rotary and not norm:
         raise TilingError(f"{name}: rotary channels come with a norm before them")
+    if rotary and y_type == "float":
+        raise TilingError(f"{name}: rows with rotary channels are bf16 or split")
     if taps and ring < taps - 1:
         raise TilingError(f"{name}: a ring of {ring} rows for {taps} taps; at least {taps - 1}")
     x_pitch, y_pitch = x_pitch or channels + rotary, y_pitch or channels + rotary
     width = channels if norm else min(channels, 1024)
     pitch, history = align(width, 16), max(taps - 1, 0)
     buffers = [
-        Buffer("x", pitch * BF16, fixed=history * pitch * BF16, depth=2),
-        Buffer("y", pitch * BF16, depth=2),
+        Buffer("x", pitch * SIZES[x_type], fixed=history * pitch * SIZES[x_type], depth=2),
+        Buffer("y", pitch * SIZES[y_type], depth=2),
         Buffer("wide", pitch * F32, fixed=history * pitch * F32),
         Buffer("sum", pitch * F32),
     ]
     if taps:
-        buffers += [Buffer("weight", fixed=taps * pitch * F32), Buffer("ring", fixed=ring * pitch * BF16)]
+        buffers += [Buffer("weight", fixed=taps * pitch * F32), Buffer("ring", fixed=ring * pitch * SIZES[x_type])]
     if norm:
         buffers += [Buffer("gamma", fixed=pitch * F32), Buffer("work", reduce_work(channels), fixed=32), FACTORS]
     part = RotaryPart.of(name, rotary) if rotary else None
     if part:
-        buffers += _turn_buffers(part)
-    arguments = [Argument("x", "bfloat16_t", f"tokens, {x_pitch}")]
+        buffers += _turn_buffers(part, 1, x_type, y_type)
+    arguments = [Argument("x", x_type, f"tokens, {x_pitch}")]
     if taps:
         arguments += [
             Argument("weight", "float", f"{taps}, {channels}", note="transposed: tap by tap"),
-            Argument("ring", "bfloat16_t", f"{ring}, {channels}", "inout"),
+            Argument("ring", x_type, f"{ring}, {channels}", "inout"),
         ]
     if norm:
         arguments.append(Argument("gamma", "float", f"{channels}"))
     if part:
         arguments.append(Argument("table", "float", f"tokens, {rotary}"))
-    arguments.append(Argument("y", "bfloat16_t", f"row, {y_pitch} + tokens, {y_pitch}", "out"))
+    arguments.append(Argument("y", y_type, f"row, {y_pitch} + tokens, {y_pitch}", "out"))
     fields = ("tokens", "row", *(("start",) if taps else ()), *(() if norm else ("slices",)))
     parts = f"std::max<uint32_t>(1u, t.tokens / {taps - 1}u)" if taps > 1 else "std::max<uint32_t>(1u, t.tokens)"
     slices = f"std::min<uint32_t>({ceil_div(channels, 64)}u, std::max<uint32_t>(1u, cores / {parts}))"
@@ -194,33 +236,81 @@ def conv_norm(
         rotary=part,
         x_pitch=x_pitch,
         y_pitch=y_pitch,
+        x_type=x_type,
+        y_type=y_type,
+        y_element=element(y_type),
         tile=ub_tile(name, chip, buffers),
     )
 
 
-def rotary(chip: Platform, name: str, *, heads: int, channels: int, dim: int, offset: int) -> Kernel:
-    """x[T, heads, D] bf16, in place: half rotation of `dim` channels from `offset` on; table[T, dim] f32, cos then sin."""
+REST = 32768  # bytes of UB for channels that a rotary embedding leaves alone
+
+
+def rotary(chip: Platform, name: str, *, heads: int, channels: int, dim: int, offset: int, split: bool = False) -> Kernel:
+    """Half rotation of `dim` channels from `offset` on of x[T, heads, D]; table[T, dim] f32, cos then sin.
+
+    bf16 in place, or with `split` from x float32 to y[T, heads, D] split, which has all channels.
+    """
     part = RotaryPart.of(name, dim)
     if heads > 255 or not 0 <= offset <= channels - dim:
         raise TilingError(f"{name}: {dim} channels from {offset} on of {heads} heads of {channels}")
-    tile = ub_tile(name, chip, _turn_buffers(part, heads), limit=255 // heads)
-    arguments = (Argument("x", "bfloat16_t", f"tokens, {heads}, {channels}", "inout"), Argument("table", "float", f"tokens, {dim}"))
+    x_type, y_type = ("float", "split") if split else ("bfloat16_t", "bfloat16_t")
+    buffers = _turn_buffers(part, heads, x_type, y_type)
+    rest = [(begin, end - begin) for begin, end in ((0, offset), (offset + dim, channels)) if begin < end]
+    rest_pitch = align(max((cols for _, cols in rest), default=16), 16)
+    rest_rows = max(1, REST // (6 * rest_pitch * F32))
+    if split:
+        row = rest_rows * rest_pitch * F32
+        buffers += [Buffer("rest", fixed=row, depth=2), Buffer("parts", fixed=row, depth=2), Buffer("wide", fixed=row)]
+        buffers.append(Buffer("back", fixed=row))
+    arguments = [
+        Argument("x", x_type, f"tokens, {heads}, {channels}", "in" if split else "inout"),
+        Argument("table", "float", f"tokens, {dim}"),
+    ]
+    if split:
+        arguments.append(Argument("y", y_type, f"tokens, {heads}, {channels}", "out"))
     return tokens_kernel(
-        name, "rotary.cpp.jinja", "rotary", arguments, heads=heads, channels=channels, half=part.half, offset=offset, tile=tile
+        name,
+        "rotary.cpp.jinja",
+        "rotary",
+        tuple(arguments),
+        heads=heads,
+        channels=channels,
+        half=part.half,
+        offset=offset,
+        split=split,
+        x_type=x_type,
+        rest=rest,
+        rest_pitch=rest_pitch,
+        rest_rows=rest_rows,
+        tile=ub_tile(name, chip, buffers, limit=255 // heads),
     )
 
 
-def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float, bias: bool = False) -> Kernel:
-    """x[T, di] bf16 -> norm, rotary embedding of the first `dim` channels -> rows `row`.. of cache[.., di] bf16."""
+def index_key(
+    chip: Platform,
+    name: str,
+    *,
+    channels: int,
+    dim: int,
+    eps: float,
+    bias: bool = False,
+    x_type: str = "bfloat16_t",
+    y_type: str = "bfloat16_t",
+) -> Kernel:
+    """x[T, di] -> norm, rotary embedding of the first `dim` channels -> rows `row`.. of cache[.., di].
+
+    x is bf16 or float32, the cache bf16 or split.
+    """
     part = RotaryPart.of(name, dim)
     pitch, rest = align(channels, 16), channels - dim
     rest_pitch = max(16, align(rest, 16))
     row = 2 * part.pitch + rest_pitch
     buffers = [
-        Buffer("x", pitch * BF16, depth=2),
-        Buffer("parts", row * BF16, depth=2),
+        Buffer("x", pitch * SIZES[x_type], depth=2),
+        Buffer("parts", row * SIZES[x_type], depth=2),
         Buffer("table", 2 * part.pitch * F32, depth=2),
-        Buffer("y", row * BF16, depth=2),
+        Buffer("y", row * SIZES[y_type], depth=2),
         Buffer("parameters", fixed=(2 if bias else 1) * row * F32),
         Buffer("wide", pitch * F32),
         Buffer("square", pitch * F32),
@@ -231,11 +321,11 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
     if bias:
         buffers.append(Buffer("means", FACTORS.per_row, fixed=FACTORS.fixed))
     arguments = (
-        Argument("x", "bfloat16_t", f"tokens, {channels}"),
+        Argument("x", x_type, f"tokens, {channels}"),
         Argument("gamma", "float", f"{channels}"),
         *((Argument("beta", "float", f"{channels}"),) if bias else ()),
         Argument("table", "float", f"tokens, {dim}"),
-        Argument("cache", "bfloat16_t", f"row, {channels} + tokens, {channels}", "out"),
+        Argument("cache", y_type, f"row, {channels} + tokens, {channels}", "out"),
     )
     return tokens_kernel(
         name,
@@ -249,25 +339,59 @@ def index_key(chip: Platform, name: str, *, channels: int, dim: int, eps: float,
         half=part.half,
         eps=eps,
         bias=bias,
+        x_type=x_type,
+        y_type=y_type,
         tile=ub_tile(name, chip, buffers),
     )
 
 
-def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False, x_type: str = "bfloat16_t") -> Kernel:
-    """x[T, 2F] of `x_type` (bf16 or float32), gate first -> silu(gate) * up: y[T, F] bf16, or int8 with scale[T] f32."""
-    pitch, out_pitch = align(width, 16), align(width, 32 if quantise else 16)
-    element = F32 if x_type == "float" else BF16
+def query_rows(chip: Platform, name: str, *, heads: int, width: int, latent: int, rope: int) -> Kernel:
+    """x[T, h, C] f32, the absorbed query, and the last r channels of q[T, h, n + r] split -> y[T, h, C + r] split."""
+    pitch, rope_pitch = align(latent, 16), align(rope, 16)
+    buffers = [
+        Buffer("x", pitch * F32, depth=2),
+        Buffer("y", pitch * 2 * BF16, depth=2),
+        Buffer("rope", rope_pitch * 2 * BF16, depth=2),
+        Buffer("wide", pitch * F32),
+        Buffer("back", pitch * F32),
+    ]
+    arguments = (
+        Argument("x", "float", f"tokens, {heads}, {latent}"),
+        Argument("q", "split", f"tokens, {heads}, {width}"),
+        Argument("y", "split", f"tokens, {heads}, {latent + rope}", "out"),
+    )
+    return tokens_kernel(
+        name,
+        "query_rows.cpp.jinja",
+        "attention",
+        arguments,
+        units=f"t.tokens * {heads}u",
+        heads=heads,
+        width=width,
+        latent=latent,
+        rope=rope,
+        pitch=pitch,
+        rope_pitch=rope_pitch,
+        tile=ub_tile(name, chip, buffers),
+    )
+
+
+def swiglu(
+    chip: Platform, name: str, *, width: int, quantise: bool = False, x_type: str = "bfloat16_t", y_type: str = "bfloat16_t"
+) -> Kernel:
+    """x[T, 2F] of `x_type` (bf16 or float32), gate first -> silu(gate) * up: y[T, F] bf16 or split, or int8 with scale[T] f32."""
+    pitch, y_type = align(width, 16), "int8_t" if quantise else y_type
 
     def buffers(chunk: int, depth: int) -> list[Buffer]:
+        # quantise_rows needs a whole row and its magnitudes
         part = align(min(chunk, width), 16)
-        # quantise_rows needs a whole row of magnitudes
-        temporary = pitch if quantise else part
+        held = pitch if quantise else part
         result = [
-            Buffer("gate", part * element, depth=2),
-            Buffer("up", part * element, depth=2),
-            Buffer("y", out_pitch * (1 if quantise else BF16), depth=depth),
-            Buffer("product", pitch * F32),
-            Buffer("temporary", temporary * F32),
+            Buffer("gate", part * SIZES[x_type], depth=2),
+            Buffer("up", part * SIZES[x_type], depth=2),
+            Buffer("y", align(width, 32) if quantise else part * SIZES[y_type], depth=depth),
+            Buffer("product", held * F32),
+            Buffer("temporary", held * F32),
         ]
         if quantise:
             result += [Buffer("scale", F32, fixed=7 * F32, depth=2), Buffer("work", reduce_work(width), fixed=32), FACTORS]
@@ -283,7 +407,7 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False, x_t
             chunk, depth = (4096, 2) if chunk > 4096 else (1024, 1)
     arguments = (
         Argument("x", x_type, f"tokens, {2 * width}"),
-        Argument("y", "int8_t" if quantise else "bfloat16_t", f"tokens, {width}", "out"),
+        Argument("y", y_type, f"tokens, {width}", "out"),
         *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
     )
     return tokens_kernel(
@@ -293,13 +417,13 @@ def swiglu(chip: Platform, name: str, *, width: int, quantise: bool = False, x_t
         arguments,
         width=width,
         pitch=pitch,
-        out_pitch=out_pitch,
         chunk=min(chunk, width),
         out_depth=depth,
         quantise=quantise,
         x_type=x_type,
+        split=y_type == "split",
         tile=tile,
-        out_type=arguments[1].dtype,
+        out_type=element(y_type),
     )
 
 
@@ -313,17 +437,19 @@ def residual(
     norm_eps: float | None = None,
     stream_type: str = "bfloat16_t",
     out_type: str = "bfloat16_t",
+    y_type: str = "bfloat16_t",
     wide_y: bool = False,
 ) -> Kernel:
     """x[T, C] + norm(out) -> new_x, normed by block_norm where it has an epsilon; y is that under `norm`.
 
-    x and new_x are of `stream_type`, out of `out_type` (bf16 or float32), y bf16 (y_wide: the same as float32), weights float32.
+    x and new_x are of `stream_type`, out of `out_type` (bf16 or float32), y those or split (y_wide: the same as float32), weights
+    float32.
     """
-    pitch, sizes = align(channels, 16), {"bfloat16_t": BF16, "float": F32}
+    pitch, result = align(channels, 16), max(SIZES[stream_type], SIZES[y_type], F32 if wide_y else 0)
     norms = [n for n, eps in (("out_norm", out_eps), ("block_norm", block_eps), ("norm", norm_eps)) if eps is not None]
     buffers = [
-        Buffer("in", pitch * (sizes[stream_type] + sizes[out_type]), depth=2),
-        Buffer("result", pitch * (F32 if wide_y else sizes[stream_type]), depth=2),
+        Buffer("in", pitch * (SIZES[stream_type] + SIZES[out_type]), depth=2),
+        Buffer("result", pitch * result, depth=2),
         Buffer("sum", pitch * F32),
         Buffer("branch", pitch * F32),
     ]
@@ -336,7 +462,7 @@ def residual(
         Argument("out", out_type, f"tokens, {channels}"),
         *(Argument(n, "float", f"{channels}") for n in norms),
         Argument("new_x", stream_type, f"tokens, {channels}", "out"),
-        *((Argument("y", "bfloat16_t", f"tokens, {channels}", "out"),) if norm_eps is not None else ()),
+        *((Argument("y", y_type, f"tokens, {channels}", "out"),) if norm_eps is not None else ()),
         *((Argument("y_wide", "float", f"tokens, {channels}", "out"),) if wide_y else ()),
     )
     return tokens_kernel(
@@ -352,6 +478,8 @@ def residual(
         norm=norm_eps is not None,
         stream_type=stream_type,
         out_type=out_type,
+        y_element=element(y_type),
+        split=y_type == "split",
         wide_y=wide_y,
         out_eps=out_eps or 0.0,
         block_eps=block_eps or 0.0,
@@ -360,11 +488,12 @@ def residual(
     )
 
 
-def ring_write(chip: Platform, name: str, *, channels: int, ring: int) -> Kernel:
-    """The last rows of x[T, C] bf16 into ring[R, C] bf16; runs after everything that reads the ring."""
-    pitch = align(channels, 16)
+def ring_write(chip: Platform, name: str, *, channels: int, ring: int, row_type: str = "bfloat16_t") -> Kernel:
+    """The last rows of x[T, C], bf16 or split, into ring[R, C]; runs after everything that reads the ring."""
+    columns = channels * SIZES[row_type] // BF16
+    pitch = align(columns, 16)
     tile = ub_tile(name, chip, [Buffer("rows", pitch * BF16, depth=2)], 64)
-    arguments = (Argument("x", "bfloat16_t", f"tokens, {channels}"), Argument("ring", "bfloat16_t", f"{ring}, {channels}", "inout"))
+    arguments = (Argument("x", row_type, f"tokens, {channels}"), Argument("ring", row_type, f"{ring}, {channels}", "inout"))
     return tokens_kernel(
         name,
         "ring_write.cpp.jinja",
@@ -373,7 +502,9 @@ def ring_write(chip: Platform, name: str, *, channels: int, ring: int) -> Kernel
         ("tokens", "start"),
         units=f"std::min<uint32_t>(t.tokens, {ring}u)",
         channels=channels,
+        columns=columns,
         pitch=pitch,
         ring=ring,
+        row_type=row_type,
         tile=tile,
     )

@@ -15,7 +15,10 @@ from pangu_compile.plan.schedule import updated_operand
 from ..dims import c_dim
 from .expr import c_constant
 
-WEIGHT_CODES = {DType.f32: "PANGU_F32", DType.bf16: "PANGU_BF16", DType.q8: "PANGU_Q8", DType.q4: "PANGU_Q4"}
+WEIGHT_CODES = {
+    DType.f32: "PANGU_F32", DType.bf16: "PANGU_BF16", DType.q8: "PANGU_Q8", DType.q4: "PANGU_Q4", DType.w8a8: "PANGU_W8A8",
+    DType.bf16c: "PANGU_BF16C",
+}  # fmt: skip
 Fields = dict[str, str]
 
 
@@ -83,7 +86,7 @@ class Operands:
         type_ = value.type
         if type_.dtype not in formats:
             raise self.fail(f"weight {slot} is stored as {type_.dtype.value}; covered: {', '.join(f.value for f in formats)}")
-        if type_.dtype.is_quantised and not same_dim(self._view(value).offset, 0):
+        if type_.dtype.is_packed and not same_dim(self._view(value).offset, 0):
             raise self.fail(f"weight {slot} is a part of a quantised tensor")
         rows, columns = c_dim(product(type_.shape[:-1])), c_dim(type_.shape[-1])
         return f"pangu::weight_view({self._place(value)}, {WEIGHT_CODES[type_.dtype]}, {rows}, {columns})"

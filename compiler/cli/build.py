@@ -7,7 +7,7 @@ import time
 
 import click
 
-from pangu_compile.driver.options import ARCHS, CHIPS, TARGETS, WEIGHT_FORMATS
+from pangu_compile.driver.options import ACTIVATIONS, ARCHS, CHIPS, TARGETS, WEIGHT_FORMATS
 
 from .progress import Bars
 
@@ -18,6 +18,10 @@ from .progress import Bars
 @click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True)
 @click.option("--chip", type=click.Choice(CHIPS), default=CHIPS[0], show_default=True, help="Chip of --target torch_npu.")
 @click.option("--weights", type=click.Choice(WEIGHT_FORMATS), help="[f32; bf16 for NPU targets]")
+@click.option(
+    "--activations", type=click.Choice(ACTIVATIONS), default=ACTIVATIONS[0], show_default=True,
+    help="Accuracy of activations and caches on --target ascend*.",
+)  # fmt: skip
 @click.option("--max-context", type=int, help="Longest context [the model's own, at most 4096].")
 @click.option("--ranks", type=int, default=1, show_default=True, help="Shards of a distributed artifact.")
 @click.option("--arch", type=click.Choice(ARCHS), default="native", show_default=True, help="CPU to build for.")
@@ -25,8 +29,8 @@ from .progress import Bars
 @click.option("--validate", is_flag=True, help="Prove every pass on random inputs with the numpy interpreter.")
 @click.option("--dump-ir", type=click.Path(), help="Folder that gets the IR after every pass.")
 def build(
-    checkpoint: str, out: str, target: str, chip: str, weights: str | None, max_context: int | None, ranks: int, arch: str,
-    no_mtp: bool, validate: bool, dump_ir: str | None,
+    checkpoint: str, out: str, target: str, chip: str, weights: str | None, activations: str, max_context: int | None, ranks: int,
+    arch: str, no_mtp: bool, validate: bool, dump_ir: str | None,
 ) -> None:  # fmt: skip
     """Compile CHECKPOINT (a Hugging Face folder) into an artifact."""
     from pangu_compile.driver.build import build as build_artifact
@@ -34,8 +38,8 @@ def build(
     begin = time.perf_counter()
     with Bars() as bars:
         artifact = build_artifact(
-            checkpoint, out, target=target, weights=weights, max_context=max_context, progress=bars, ranks=ranks,
-            chip=chip, arch=arch, mtp=not no_mtp, validate=validate, dump_ir=dump_ir,
+            checkpoint, out, target=target, weights=weights, activations=activations, max_context=max_context, progress=bars,
+            ranks=ranks, chip=chip, arch=arch, mtp=not no_mtp, validate=validate, dump_ir=dump_ir,
         )  # fmt: skip
     size = sum(p.stat().st_size for p in artifact.path.rglob("*") if p.is_file())
     seconds = time.perf_counter() - begin

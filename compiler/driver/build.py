@@ -11,6 +11,7 @@ import numpy as np
 from pangu_compile.errors import UserError
 
 from .artifact import Artifact, ArtifactWriter, check_destination
+from .bf16 import compression
 from .checkpoint import Checkpoint
 from .emit import Job, emit, runtime_files
 from .manifest import model_entries
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
     from pangu_compile.models.tensors import Binding, Bindings
+    from pangu_compile.passes.quantise import Compresses
     from pangu_compile.plan import Plan
     from pangu_compile.report import Recorder
 
@@ -71,7 +73,8 @@ def build(
     config = load_config(opened)
     context = chosen.context(config.max_position_embeddings)
     read = canonical_reader(opened, config, chosen.mtp, model)
-    module, plan, recorder = compile_model(config, chosen, context, model, bar)
+    compresses = compression(read.parts, chosen.jobs)
+    module, plan, recorder = compile_model(config, chosen, context, model, bar, compresses)
     manifest = model_entries(opened, config, chosen)
     # An edited model need not have the configuration's parameters, which the report is about.
     report = "" if model is not None else model_report(config, module, plan, recorder)
@@ -97,14 +100,15 @@ def make_model_plan(
 
 
 def compile_model(
-    config: OpenPanguConfig, options: BuildOptions, context: int, model: torch.nn.Module | None, progress: Progress
-) -> tuple[Module, Plan, Recorder]:
-    """The optimised module, its plan, and the history of its passes; nothing is read from disk."""
+    config: OpenPanguConfig, options: BuildOptions, context: int, model: torch.nn.Module | None, progress: Progress,
+    compresses: Compresses | None = None,
+) -> tuple[Module, Plan, Recorder]:  # fmt: skip
+    """The optimised module, its plan, and the history of its passes; nothing is read from disk unless `compresses` does."""
     from pangu_compile.report import Recorder
 
     recorder = Recorder()
     module = traced_model(config, options, progress, model)
-    return module, optimise_and_plan(module, options, context, progress, observer=recorder), recorder
+    return module, optimise_and_plan(module, options, context, progress, observer=recorder, compresses=compresses), recorder
 
 
 def model_report(config: OpenPanguConfig, module: Module, plan: Plan, recorder: Recorder) -> str:

@@ -109,7 +109,7 @@ def _write_weights(job: Job, layout: Layout, writer: ArtifactWriter, progress: P
         out = LayoutWriter(layout, stream)
         progress.advance(len(layout.header))
         for planned in job.plan.weights:
-            if DType(planned.dtype).is_quantised or planned.dtype == "bf16":
+            if DType(planned.dtype).is_packed or planned.dtype == "bf16":
                 out.add_pieces(planned.name, _packed(job, planned))
             else:
                 out.add(planned.name, planned.compute(job.read))
@@ -119,7 +119,7 @@ def _write_weights(job: Job, layout: Layout, writer: ArtifactWriter, progress: P
 
 def _stored(planned: PlannedWeight) -> tuple[str, tuple[int, ...]]:
     """safetensors dtype and shape: packed formats are bytes; the manifest has their true shape."""
-    if DType(planned.dtype).is_quantised:
+    if DType(planned.dtype).is_packed:
         return "U8", (planned.nbytes,)
     return SAFETENSORS_DTYPES[planned.dtype], tuple(planned.shape)
 
@@ -127,7 +127,7 @@ def _stored(planned: PlannedWeight) -> tuple[str, tuple[int, ...]]:
 def _packed(job: Job, planned: PlannedWeight) -> Iterator[np.ndarray]:
     """The stored bytes of one tensor in order; needs little memory beside one part of the parameter."""
     parts = parameter_parts(planned, job.read, job.parts)
-    return pack_parts(planned.dtype, tuple(planned.shape), parts, planned.name, job.options.jobs)
+    return pack_parts(DType(planned.dtype).layout, tuple(planned.shape), parts, planned.name, job.options.jobs)
 
 
 def _write_sources(job: Job, offsets: Mapping[str, int], writer: ArtifactWriter) -> list[str]:

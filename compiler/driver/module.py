@@ -11,6 +11,7 @@ import numpy as np
 from pangu_compile.errors import UserError
 
 from .artifact import Artifact, ArtifactWriter, check_destination
+from .bf16 import compression
 from .build import module_tensors
 from .emit import Job, emit, runtime_files
 from .optimise import optimise_and_plan
@@ -59,7 +60,6 @@ def compile_module(
     bar.stage("tracing", 1)
     traced = trace_module(module, args, dynamic)
     bar.advance(1)
-    plan = optimise_and_plan(traced, chosen, 1, bar, limits)
     tensors = module_tensors(module)
 
     def read(name: str) -> np.ndarray:
@@ -67,6 +67,8 @@ def compile_module(
             raise UserError(f"parameter {name} of {type(module).__name__} has no data (it is on the meta device)")
         return tensors[name]
 
+    compresses = compression(lambda name: (read(name),), chosen.jobs)
+    plan = optimise_and_plan(traced, chosen, 1, bar, limits, compresses=compresses)
     manifest: dict[str, Any] = {"model_type": type(module).__name__, "max_sizes": limits}
     with ArtifactWriter(out) as writer:
         return emit(Job(plan, read, chosen, tools, manifest), writer, bar)

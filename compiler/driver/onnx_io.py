@@ -13,6 +13,7 @@ import numpy as np
 from pangu_compile.errors import CompileError, UserError
 
 from .artifact import WEIGHTS, Artifact, ArtifactWriter, check_destination
+from .bf16 import compression
 from .build import ReadWeight, canonical_reader
 from .checkpoint import Checkpoint
 from .emit import Job, emit, runtime_files
@@ -161,7 +162,8 @@ def compile_onnx(
     for name in imported.module.programs["forward"].dims:
         if name not in limits:
             raise UserError(f"max_sizes: no maximum for the symbolic size {name!r}")
-    plan = optimise_and_plan(imported.module, chosen, 1, bar, limits)
+    compresses = compression(lambda name: (imported.read(name),), chosen.jobs)
+    plan = optimise_and_plan(imported.module, chosen, 1, bar, limits, compresses=compresses)
     manifest: dict[str, Any] = {"model_type": "onnx", "max_sizes": limits}
     with ArtifactWriter(out) as writer:
         return emit(Job(plan, imported.read, chosen, tools, manifest), writer, bar)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pangu_compile.errors import CompileError, UserError
 from pangu_compile.ir import IRError
 
-from .options import BuildOptions
+from .options import ASCEND_TARGETS, BuildOptions
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pangu_compile.ir import Module
     from pangu_compile.models.config import OpenPanguConfig
+    from pangu_compile.passes.quantise import Compresses
     from pangu_compile.passes.table import Pass
     from pangu_compile.plan import Plan
     from pangu_compile.report import Recorder
@@ -58,26 +59,28 @@ def traced_model(
     return module
 
 
-def pass_table(weights: str) -> tuple[Pass, ...]:
-    """The passes of a build with that weight format."""
+def pass_table(options: BuildOptions, compresses: Compresses | None = None) -> tuple[Pass, ...]:
+    """The passes of a build with these options' weight format. On Ascend int8 products have int8 activations: w8a8."""
     from pangu_compile.passes.quantise import quantise_weights
     from pangu_compile.passes.table import PASSES, Pass
 
-    if weights == "f32":
+    if options.weights == "f32":
         return PASSES
-    quantise = Pass("quantise_weights", partial(quantise_weights, weight_format=weights), frozenset({"clean layout"}))
+    weights = "w8a8" if options.weights == "int8" and options.target in ASCEND_TARGETS else options.weights
+    run = partial(quantise_weights, weight_format=weights, compresses=compresses)
+    quantise = Pass("quantise_weights", run, frozenset({"clean layout"}))
     return (*PASSES, quantise)
 
 
 def optimise(
     module: Module, options: BuildOptions, progress: Progress, observer: Recorder | None = None,
-    passes: Sequence[Pass] | None = None,
+    passes: Sequence[Pass] | None = None, compresses: Compresses | None = None,
 ) -> None:  # fmt: skip
-    """Run the pass table, or `passes`, over the module in place; `observer` watches."""
+    """Run the pass table, or `passes`, over the module in place; `observer` watches. compresses: see quantise_weights."""
     from pangu_compile.passes import run_passes
 
     progress.stage("optimising", 1)
-    table = tuple(passes) if passes is not None else pass_table(options.weights)
+    table = tuple(passes) if passes is not None else pass_table(options, compresses)
     try:
         with compile_errors():
             run_passes(module, validate=options.validate, dump_dir=options.dump_ir, passes=table, observer=observer)
@@ -101,8 +104,8 @@ def planned(
 
 def optimise_and_plan(
     module: Module, options: BuildOptions, context: int, progress: Progress, dims: Mapping[str, int] | None = None,
-    observer: Recorder | None = None,
+    observer: Recorder | None = None, compresses: Compresses | None = None,
 ) -> Plan:  # fmt: skip
     """The pass table and the planner."""
-    optimise(module, options, progress, observer)
+    optimise(module, options, progress, observer, compresses=compresses)
     return planned(module, context, progress, options.max_chunk, dims)

@@ -10,10 +10,11 @@ from typing import Any
 from pangu_compile.errors import UserError
 
 TARGETS = ("cpu", "ascend910b", "ascend910_93", "torch_npu")
-WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4")
+WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4", "w8a8")
 ARCHS = ("native", "x86-64-v3", "aarch64")
 ASCEND_TARGETS = ("ascend910b", "ascend910_93")
 CHIPS = ("ascend910b", "ascend910_93", "ascend950")  # that --target torch_npu knows
+ACTIVATIONS = ("float32", "bf16")  # of the Ascend targets
 DEFAULT_CONTEXT = 4096
 
 
@@ -26,6 +27,7 @@ class BuildOptions:
     compiler: the C++ compiler command, None looks for one.
     opt_level: N of the compiler's -ON; tests that build many models take 1.
     chip: for the target torch_npu, which operators there are.
+    activations: for the Ascend targets, the accuracy of activations and caches.
     """
 
     target: str = "cpu"
@@ -41,16 +43,20 @@ class BuildOptions:
     jobs: int = 2
     opt_level: int = 3
     chip: str = CHIPS[0]
+    activations: str = ACTIVATIONS[0]
 
     def __post_init__(self) -> None:
         _choice("target", self.target, TARGETS)
         _choice("weights", self.weights, WEIGHT_FORMATS)
         _choice("arch", self.arch, ARCHS)
         _choice("chip", self.chip, CHIPS)
+        _choice("activations", self.activations, ACTIVATIONS)
         if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
-        if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8"):
-            raise UserError(f"weights {self.weights!r} is not available for {self.target} in this version; use bf16 or int8")
+        if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8", "w8a8"):
+            raise UserError(
+                f"weights {self.weights!r} is not available for {self.target} in this version; use bf16 or int8 (which is w8a8)"
+            )
         for name in ("max_chunk", "ranks", "jobs", "max_context"):
             value = getattr(self, name)
             if name.startswith("max_") and value is None:
@@ -81,7 +87,7 @@ class BuildOptions:
         return {
             "target": self.target, "weights": self.weights, "max_chunk": self.max_chunk,
             "arch": self.arch, "mtp": self.mtp, "ranks": self.ranks,
-            "opt_level": self.opt_level,
+            "opt_level": self.opt_level, **({"activations": self.activations} if self.target in ASCEND_TARGETS else {}),
         }  # fmt: skip
 
 

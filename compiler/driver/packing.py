@@ -16,9 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pangu_compile.errors import CompileError
+from pangu_compile.ir import DType
+from pangu_compile.ir.types import packed_row_bytes
+
+from .bf16 import from_bf16, pack_rows, to_bf16, unpack_rows
 
 GROUP = 32  # columns that share a q4 scale; q8 rows are padded to it as well
 ALIGN = 64  # of the scales behind the rows
+SCALED = ("bf16c", "q8", "q4")
 SLICE = 1 << 20  # elements that are quantised at a time
 # What the largest magnitude of a q4 group is mapped to, before the scale is fitted by least squares.
 Q4_PEAKS = (-8.0, -7.0, -7.5, -8.6, 7.4)
@@ -33,35 +38,21 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def row_bytes(fmt: str, columns: int) -> int:
-    """Bytes of one row without its scales; fmt is f32, bf16, q8 or q4."""
-    padded = -(-columns // GROUP) * GROUP
-    return {"f32": 4 * columns, "bf16": 2 * columns, "q8": padded, "q4": padded // 2}[fmt]
+    """Bytes of one row without its scales; fmt is f32, bf16, bf16c, q8 or q4."""
+    return {"f32": 4, "bf16": 2}[fmt] * columns if fmt in ("f32", "bf16") else packed_row_bytes(DType(fmt), columns)
 
 
 def scales_offset(fmt: str, rows: int, columns: int) -> int:
-    """Where the scales of a q8 or q4 tensor begin."""
+    """Where the scales of a packed tensor begin."""
     return -(-rows * row_bytes(fmt, columns) // ALIGN) * ALIGN
 
 
 def packed_bytes(fmt: str, shape: tuple[int, ...]) -> int:
     """Bytes of a packed tensor, scales included."""
     rows, columns = matrix_shape(shape)
-    if fmt == "q8":
-        return scales_offset(fmt, rows, columns) + 4 * rows
-    if fmt == "q4":
-        return scales_offset(fmt, rows, columns) + 2 * rows * -(-columns // GROUP)
+    if fmt in SCALED:
+        return scales_offset(fmt, rows, columns) + (2 * -(-columns // GROUP) if fmt == "q4" else 4) * rows
     return rows * row_bytes(fmt, columns)
-
-
-def to_bf16(values: Floats) -> npt.NDArray[np.uint16]:
-    """float32 to the nearest bfloat16 (ties to even), as its bits. NaN stays NaN."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
-
-
-def from_bf16(bits: npt.NDArray[np.uint16]) -> Floats:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def quantise_q8(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
@@ -104,6 +95,9 @@ def _pack_slice(fmt: str, rows: Floats, name: str) -> tuple[Bytes, Bytes]:
         return rows.view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
     if fmt == "bf16":
         return to_bf16(rows).view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
+    if fmt == "bf16c":
+        stored, scale = pack_rows(rows, name)
+        return stored, scale.view(np.uint8)
     if not np.isfinite(rows).all():
         raise CompileError(f"weight {name} holds NaN or infinity; it cannot be stored as {fmt}, use --weights bf16 or f32")
     padding = -rows.shape[1] % GROUP
@@ -142,7 +136,7 @@ def pack_parts(
                 yield data
     if seen != rows:
         raise CompileError(f"weight {name} has {seen} rows, planned {rows}")
-    if fmt in ("q8", "q4"):
+    if fmt in SCALED:
         yield np.zeros(scales_offset(fmt, rows, columns) - data_bytes, np.uint8)
         yield from scales
 
@@ -174,6 +168,8 @@ def unpack(fmt: str, raw: Bytes, shape: tuple[int, ...]) -> Floats:
     if fmt == "bf16":
         return from_bf16(raw.view(np.uint16)).reshape(shape)
     data, at = raw[: rows * row_bytes(fmt, columns)], scales_offset(fmt, rows, columns)
+    if fmt == "bf16c":
+        return unpack_rows(data, raw[at:].view(np.float32), columns).reshape(shape)
     if fmt == "q8":
         q = data.view(np.int8).reshape(rows, -1)[:, :columns].astype(np.float32)
         return (q * raw[at:].view(np.float32)[:, None]).reshape(shape)

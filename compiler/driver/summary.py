@@ -52,7 +52,7 @@ class Opened:
     artifact: Artifact | None
 
     def build_options(self, weights: str | None = None) -> BuildOptions:
-        """Options that matter for the graph: the weight format and whether MTP heads are there.
+        """Options that matter for the graph and for estimates: formats, and whether MTP heads are there.
 
         Raises:
             UserError: `weights` is another format than the artifact has.
@@ -63,7 +63,9 @@ class Opened:
         own = str(manifest.get("weights", "f32"))
         if weights not in (None, own):
             raise UserError(f"{self.path} holds {own} weights; --weights {weights} is for checkpoints")
-        return make_options(weights=own, mtp=bool(manifest.get("options", {}).get("mtp", True)))
+        recorded = manifest.get("options", {})
+        activations = {"activations": recorded["activations"]} if "activations" in recorded else {}
+        return make_options(weights=own, mtp=bool(recorded.get("mtp", True)), **activations)
 
 
 def is_artifact(path: Path) -> bool:
@@ -138,7 +140,7 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     compiled = Compiled(config, module, plan, parameter_shapes(config, mtp=False), recorder)
     summary = {**_head(opened), **model_summary(compiled, view), "plan": plan_statistics(plan)}
     if options.target in ASCEND_TARGETS:
-        summary["ascend"] = _ascend(compiled, view, options.target)
+        summary["ascend"] = _ascend(compiled, view, options.target, build_options.activations)
     summary["plan_agrees"] = fused(_operators(plan, plan["programs"]["step"])) == summary["fused"]
     return summary
 
@@ -148,7 +150,7 @@ def _default_weights(opened: Opened, target: str) -> str | None:
     return "bf16" if opened.artifact is None and target in ASCEND_TARGETS else None
 
 
-def _ascend(compiled: Compiled, view: View, target: str) -> dict[str, Any]:
+def _ascend(compiled: Compiled, view: View, target: str, activations: str) -> dict[str, Any]:
     """Launches and estimated steps of the host program for an Ascend chip, or why there is none."""
     from pangu_compile.codegen.ascend.host import generate
     from pangu_compile.ir import IRError
@@ -158,10 +160,10 @@ def _ascend(compiled: Compiled, view: View, target: str) -> dict[str, Any]:
 
     config, module = compiled.config, compiled.module
     try:
-        host = generate(module, target, view.context)
+        host = generate(module, target, view.context, activations=activations)
     except IRError as error:
         return {"target": target, "unavailable": " ".join(str(error).split())}
-    states = device_module(module).states
+    states = device_module(module, activations).states
     least = decode_minimum(config, compiled.trunk_shapes, states, stored_as(module), view.context)
     return estimate(module, host, config, view.chip, view.acceptance, least.total, view.context)
 

@@ -25,9 +25,10 @@ class IRError(Exception):
 class DType(Enum):
     """Element types; the value is the name in the text form.
 
-    q8, q4 and bf16c are storage formats of weights alone: q8 is int8 with one float32 scale a row, q4 is 4 bits with one
-    float16 scale for every group of 32 along a row, bf16c holds bf16 in 12 bits without loss. Whoever reads such a
-    weight computes in its own operands' dtype.
+    bf16c, q8, q4 and w8a8 are formats of weights alone: bf16c is bf16 in 12 bits without loss, q8 is int8 with one float32
+    scale a row, q4 is 4 bits with one float16 scale for every group of 32 along a row. Whoever reads such a weight computes in
+    its own operands' dtype. w8a8 lies in memory as q8 does; its readers round each row of their activations to int8 with
+    one scale, too.
     """
 
     f32 = "f32"
@@ -38,11 +39,12 @@ class DType(Enum):
     bf16 = "bf16"
     q8 = "q8"
     q4 = "q4"
+    w8a8 = "w8a8"
     bf16c = "bf16c"
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """dtype that the interpreter computes in (bf16, bf16c, q8 and q4 values are held as float32)."""
+        """dtype that the interpreter computes in (values of bf16 and of packed formats are held as float32)."""
         return np.dtype(_NUMPY[self.value])
 
     @property
@@ -58,7 +60,12 @@ class DType(Enum):
 
     @property
     def is_quantised(self) -> bool:
-        return self in (DType.q8, DType.q4)
+        return self in (DType.q8, DType.q4, DType.w8a8)
+
+    @property
+    def layout(self) -> str:
+        """The format whose bytes these are."""
+        return "q8" if self is DType.w8a8 else self.value
 
     @property
     def is_packed(self) -> bool:
@@ -76,7 +83,7 @@ SCALES_ALIGN = 64  # where the scales of a packed tensor begin, behind its rows
 PACKED_UNIT, PACKED_UNIT_BYTES = 128, 192  # columns of bf16c that lie together; a row may list as many more as it has units
 
 _NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "bool": "bool", "bf16": "float32",
-          "q8": "float32", "q4": "float32", "bf16c": "float32"}  # fmt: skip
+          "q8": "float32", "q4": "float32", "w8a8": "float32", "bf16c": "float32"}  # fmt: skip
 _NBYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
 
 
@@ -134,7 +141,7 @@ def packed_row_bytes(dtype: DType, columns: int) -> int:
     if dtype is DType.bf16c:
         return -(-(-(-columns // PACKED_UNIT) * (PACKED_UNIT_BYTES + 4) + 4) // SCALES_ALIGN) * SCALES_ALIGN
     padded = -(-columns // QUANT_GROUP) * QUANT_GROUP
-    return padded if dtype is DType.q8 else padded // 2
+    return padded if dtype.layout == "q8" else padded // 2
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class PlannedWeight:
         return int(TensorType(DType(self.dtype), self.shape).nbytes)
 
     def compute(self, read: ReadWeight) -> np.ndarray:
-        """The array, C-contiguous; `read` gives parameters by canonical name. bf16, q8 and q4: float32, to be packed."""
+        """The array, C-contiguous; `read` gives parameters by canonical name. bf16 and quantised: float32, to be packed."""
         if self.constant is not None:
             array = self.constant
         elif self.folded is not None:

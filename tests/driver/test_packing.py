@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from pangu_compile.driver import packing
-from pangu_compile.driver.packing import from_bf16, pack, pack_parts, packed_bytes, quantise_q4, quantise_q8, to_bf16, unpack
+from pangu_compile.driver.bf16 import compresses, from_bf16, to_bf16
+from pangu_compile.driver.packing import pack, pack_parts, packed_bytes, quantise_q4, quantise_q8, unpack
 from pangu_compile.errors import CompileError
 from pangu_compile.ir import DType, TensorType
 
-SHAPES = [(1, 1), (3, 31), (7, 32), (5, 33), (2, 3, 64), (4, 2, 100)]
+SHAPES = [(1, 1), (3, 31), (7, 32), (5, 33), (2, 3, 64), (4, 2, 100), (3, 300)]
 
 
 def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -18,14 +19,14 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "q8", "q4"])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q4"])
 def test_sizes_agree_with_the_ir(fmt: str, shape: tuple[int, ...]) -> None:
     raw = pack(fmt, normal(shape))
     assert raw.nbytes == packed_bytes(fmt, shape) == TensorType(DType(fmt), shape).nbytes
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "q8", "q4"])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q4"])
 def test_values_on_the_grid_survive(fmt: str, shape: tuple[int, ...]) -> None:
     """Packing what was unpacked gives the same numbers."""
     once = unpack(fmt, pack(fmt, normal(shape)), shape)
@@ -94,3 +95,38 @@ def test_refusals() -> None:
         list(pack_parts("q4", bad.shape, [bad], "w"))
     with pytest.raises(CompileError, match="has 2 rows, planned 3"):
         list(pack_parts("q8", (3, 32), [normal((2, 32))], "w"))
+
+
+def awkward(columns: int = 700) -> np.ndarray:
+    """Rows of every kind that bf16c holds: weights far below the row's largest, zeros, subnormals, the largest finite numbers."""
+    rows = normal((6, columns), 3)
+    rows[1, ::150] *= 2.0**-20
+    rows[2] *= 2.0**-130  # subnormal, most of them
+    rows[2, 5:] = 0
+    rows[3] = 0
+    rows[4] *= 2.0**125 / np.abs(rows[4]).max()
+    rows[5, [0, 130, 699]] = [2.0**-100, -(2.0**-126), 2.0**-140]
+    return rows
+
+
+def test_bf16c_keeps_every_number() -> None:
+    rows = awkward()
+    assert compresses(700, [rows[:2], rows[2:]], jobs=2)
+    packed = unpack("bf16c", pack("bf16c", rows), rows.shape)
+    np.testing.assert_array_equal(packed, from_bf16(to_bf16(rows)))
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_bf16c_refuses_what_it_cannot_hold(bad: float) -> None:
+    rows = normal((3, 256))
+    rows[1, 7] = bad
+    assert not compresses(256, [rows])
+    wide = normal((3, 256))
+    wide[2, :3] *= 2.0**-30
+    assert not compresses(256, [wide]) and compresses(256, [wide[:2]])
+    with pytest.raises(CompileError, match="weight w "):
+        pack_parts_bytes("bf16c", wide)
+
+
+def pack_parts_bytes(fmt: str, rows: np.ndarray) -> bytes:
+    return b"".join(piece.tobytes() for piece in pack_parts(fmt, rows.shape, [rows], "w"))

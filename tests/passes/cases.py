@@ -29,8 +29,14 @@ MODELS = {
         "q_lora_rank": None, "param_sink_number": 0, "use_mome": False, "use_mhc": False, "sandwich_norm": False,
         "n_shared_experts": 0, "norm_topk_prob": False, "router_enable_expert_bias": False, "index_k_norm_bias": True,
     },
+    # The streams read the experts' sum with nothing between.
+    "streams": {
+        "num_hidden_layers": 1, "first_k_dense_replace": 0, "dsa_layers": [], "swa_layers": [], "q_lora_rank": None,
+        "param_sink_number": 0, "use_mome": False, "use_mhc": True, "mhc_num_stream": 2, "mhc_recur_norm": 2,
+        "mhc_use_gamma": False, "sandwich_norm": False, "n_shared_experts": 0, "norm_topk_prob": True,
+        "router_enable_expert_bias": False,
+    },
 }  # fmt: skip
-LAYERS = ("dsa", "swa", "dense")
 
 
 NOISE = r"^p_|layer_|self_attn_|_module|_weight|branch_|mlp_(?=gate|up|down|experts|shared|e_score)"
@@ -54,8 +60,9 @@ def traced() -> dict[str, str]:
             step.run(module)
         for graph in module.graphs():
             graph.rename()
-        for layer, graph in zip(LAYERS, module.functions.values(), strict=True):
-            texts[f"{model}_{layer}"] = _plain(graph, f"{model}_{layer}")
+        for index, graph in enumerate(module.functions.values()):
+            case = f"{model}_{config(model).attention_kind(index)}"
+            texts[case] = _plain(graph, case)
     return texts
 
 

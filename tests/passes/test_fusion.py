@@ -40,6 +40,8 @@ FULL_TAIL = ["attention_output", "mhc_post_pre"]
                       "moe_gate", "moe_ffn", "add"]),
         ("bare_dense", ["rms_norm", "rotary_table", "mla_prologue", "dense_attention", "attention_output", "residual",
                         "moe_gate", "moe_ffn", "add"]),
+        ("streams_dense", ["mhc_pre", "rotary_table", "mla_prologue", "dense_attention", "attention_output", "mhc_post_pre",
+                           "moe_gate", "moe_ffn", "mhc_post"]),
     ],
 )  # fmt: skip
 def test_a_layer_reads_like_the_model_card(case, expected):
@@ -99,6 +101,7 @@ REFUSALS = [
     ("dsa_attention", also_return("full_dsa", r"relu\(")),
     ("moe_gate", also_return("full_swa", r"take_along\(")),
     ("moe_ffn", also_return("full_swa", r"expert_linear\(")),
+    ("moe_ffn", also_return("streams_dense", r"expert_linear\(")),
     ("dense_ffn", also_return("full_dsa", r"silu\(")),
     # routing: weights are the unbiased scores
     ("moe_gate", edit("full_swa", r"(%v\d+) = add\((%v\d+), %e_score(.*\n.* = topk\(.*\n.*take_along\()%v\d+",

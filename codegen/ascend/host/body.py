@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pangu_compile.ir import DType, Graph, IRError, Node, Value, opdef
 from pangu_compile.ir.slots import named
-from pangu_compile.ir.types import Dim, dim
+from pangu_compile.ir.types import Dim, dim, product
 
 from ...dims import c_dim
 from ..kernel import Kernel
-from .values import BYTES, Buffer, Held, Number, Positions, Step, Tensor, Verdict, View, Weight
+from ..vector_kernels import convert
+from .values import BYTES, C_TYPES, FLOATS, Buffer, Held, Number, Positions, Step, Tensor, Verdict, View, Weight
 
 if TYPE_CHECKING:
     from .lower import Lowering
@@ -86,9 +87,8 @@ class Body:
         missing = [a.name for a in wanted if a.name not in operands] + [n for n in operands if n not in {a.name for a in wanted}]
         if missing:
             raise IRError(f"ascend: kernel {kernel.name}: operands {missing} do not match")
-        types = {"bfloat16_t": "bf16", "float": "f32", "int32_t": "i32", "int8_t": "int8"}
         for a in wanted:
-            if operands[a.name].dtype != types[a.dtype]:
+            if C_TYPES[operands[a.name].dtype] != a.dtype:
                 raise IRError(f"ascend: kernel {kernel.name}: {a.name} is {operands[a.name].dtype}, the kernel reads {a.dtype}")
         planned = {name for name, _ in kernel.planned}
         given = {name: size if isinstance(size, str) else c_dim(size) for name, size in sizes.items()}
@@ -110,12 +110,20 @@ class Body:
         """The value in that floating type: itself, or a copy that is made once."""
         if tensor.dtype == dtype:
             return tensor
-        if {tensor.dtype, dtype} != {"bf16", "f32"}:
+        if tensor.dtype not in FLOATS or dtype not in FLOATS:
             raise IRError(f"ascend: {self.graph.name}: %{value.name} is {tensor.dtype}, {dtype} is wanted")
+        if value in self.wide and dtype == "f32":
+            return self.wide[value]
         if (value, dtype) not in self.casts:
             shape = value.type.shape
             copy = self.buffer(dtype, *shape)
-            self.emit("cast", View(tensor, shape), View(copy, shape))
+            if "split" in (tensor.dtype, dtype):
+                kernel = self.lowering.kernels.get(
+                    convert, "convert", channels=int(shape[-1]), x_type=C_TYPES[tensor.dtype], y_type=C_TYPES[dtype]
+                )
+                self.launch(kernel, {"tokens": product(shape[:-1])}, {"x": tensor, "y": copy})
+            else:
+                self.emit("cast", View(tensor, shape), View(copy, shape))
             self.casts[value, dtype] = copy
         return self.casts[value, dtype]
 
@@ -125,8 +133,9 @@ class Body:
             raise IRError(f"ascend: {self.graph.name}: %{value.name} is not known to the host")
         return held.text
 
-    def view(self, value: Value, dtype: str = "bf16") -> View:
-        return View(self.tensor(value, dtype), value.type.shape)
+    def view(self, value: Value, dtype: str | None = None) -> View:
+        """The value as a product reads it, unless another type is asked for."""
+        return View(self.tensor(value, dtype or self.lowering.row_type), value.type.shape)
 
     def weight(self, value: Value) -> Weight:
         held = self.held[value]
@@ -260,7 +269,7 @@ class Operands:
 
     def state(self, slot: str, result: str) -> Tensor:
         """A state, which its result replaces in place."""
-        tensor = self.tensor(slot, "bf16")
+        tensor = self.tensor(slot)
         if result in self.results:
             self.body.held[self.results[result]] = tensor
         return tensor

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pangu_compile.ir import IRError, Module, evaluate_dim
+from pangu_compile.ir.graph import StateInfo
 from pangu_compile.plan.plan import PlannedWeight
 
 from ..kernel import CORES, Kernel, environment
@@ -22,12 +23,13 @@ HERE = Path(__file__).parent
 STATIC = ("pangu_device.h", "pangu_device.cpp", "pangu_aclnn.h", "pangu_aclnn.cpp")
 ARENA_BUDGET = 1 << 30
 CHUNKS = (256, 128, 64, 32, 16, 8)
+STATE_CODES = {"bf16": "PANGU_BF16", "split": "PANGU_BF16", "f32": "PANGU_F32"}
 CODES = {"bf16": "PANGU_BF16", "int8": "PANGU_Q8", "int8 joined": "PANGU_Q8"}
 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A tensor of the model as the device wants it: bf16, f32, taps or int8 (values.STORED_TYPES).
+    """A tensor of the model as the device wants it: bf16, f32, split, taps or int8 (values.STORED_TYPES).
 
     behind: the weight that it must directly follow, None: it starts a tensor of the file. nbytes: without an int8 weight's scales.
     """
@@ -78,8 +80,10 @@ def int8_bytes(chain: Sequence[StoredWeight]) -> int:
     return -(-rows // SCALES_ALIGN) * SCALES_ALIGN + sum(4 * w.nbytes // w.planned.shape[-1] for w in chain)
 
 
-def generate(module: Module, target: str, max_context: int, max_chunk: int | None = None) -> HostProgram:
-    """Host program and kernels of an optimised module for a target ("ascend910b", "ascend910_93").
+def generate(
+    module: Module, target: str, max_context: int, max_chunk: int | None = None, activations: str = "float32"
+) -> HostProgram:
+    """Host program and kernels of an optimised module for a target ("ascend910b", "ascend910_93"); activations: float32 or bf16.
 
     Raises:
         IRError: an operator, or a shape, that has no form here.
@@ -88,7 +92,7 @@ def generate(module: Module, target: str, max_context: int, max_chunk: int | Non
     shortest = _shortest_chunk(module)
     for chunk in (max_chunk,) if max_chunk else CHUNKS:
         chunk = max(shortest, min(chunk, max_context))
-        lowering = Lowering(module, chip, {"T": chunk, "M": chunk, "S": max_context})
+        lowering = Lowering(module, chip, {"T": chunk, "M": chunk, "S": max_context}, activations == "float32")
         programs = lowering.programs()
         if max(p.function.frame_bytes for p in programs) <= ARENA_BUDGET:
             break
@@ -100,7 +104,7 @@ def generate(module: Module, target: str, max_context: int, max_chunk: int | Non
     info = module.info
     values = {
         "functions": list(lowering.functions.values()), "programs": [_entry(p) for p in programs], "dims": lowering.dims,
-        "states": [_state(s, max_context) for s in module.states.values()], "role": info["role"],
+        "states": [_state(s, lowering.state_type(s.name), max_context) for s in module.states.values()], "role": info["role"],
         "vocab_size": info.get("vocab_size", 0), "hidden_size": info.get("hidden_size", 0), "max_context": max_context,
         "max_chunk": chunk, "num_drafts": info.get("num_drafts", 0), "target": target,
         "rotary_rows": max_context + int(info.get("num_drafts", 0)) + 1,
@@ -125,10 +129,10 @@ def _entry(program: LoweredProgram) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _state(state: Any, max_context: int) -> dict[str, Any]:
+def _state(state: StateInfo, dtype: str, max_context: int) -> dict[str, Any]:
     return {
-        "name": state.name, "append": int(state.rows is None), "owner": state.owner, "dtype": "PANGU_BF16",
-        "rows": state.rows if state.rows is not None else max_context, "row_bytes": 2 * state.width,
+        "name": state.name, "append": int(state.rows is None), "owner": state.owner, "dtype": STATE_CODES[dtype],
+        "rows": state.rows if state.rows is not None else max_context, "row_bytes": BYTES[dtype] * state.width,
     }  # fmt: skip
 
 
@@ -162,7 +166,7 @@ def _plan(lowering: Lowering, programs: list[LoweredProgram], chunk: int) -> dic
     """A plain record for plan.json and the reports."""
     functions = [*lowering.functions.values(), *(p.function for p in programs)]
     return {
-        "sizes": lowering.sizes, "max_chunk": chunk,
+        "sizes": lowering.sizes, "max_chunk": chunk, "activations": "float32" if lowering.wide else "bf16",
         "kernels": {
             k.name: {"operator": k.op, "core": k.core, "tiling": k.struct, "arguments": [a.name for a in k.arguments]}
             for k in lowering.kernels.all()

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pangu_compile.ir import Graph, IRError, Module, Program, Role, Value, evaluate_dim
+from pangu_compile.ir import DType, Graph, IRError, Module, Program, Role, Value, evaluate_dim
 from pangu_compile.ir.types import Dim, symbol
 from pangu_compile.plan.memory import Slot, place
 
 from ..platform import Platform
 from .body import Body
 from .kernels import Kernels
-from .values import Held, Number, Positions, Step, Tensor, Verdict, View, Weight
+from .values import FLOATS, Held, Number, Positions, Step, Tensor, Verdict, View, Weight
 
 
 @dataclass
@@ -46,10 +46,14 @@ class HostProgram:
 
 
 class Lowering:
-    """Lowers one module for one chip. `sizes`: the largest T, S and M of a call."""
+    """Lowers one module for one chip. `sizes`: the largest T, S and M of a call; `wide`: are activations and caches float32?"""
 
-    def __init__(self, module: Module, chip: Platform, sizes: Mapping[str, int]):
-        self.module, self.sizes, self.kernels = module, dict(sizes), Kernels(chip)
+    def __init__(self, module: Module, chip: Platform, sizes: Mapping[str, int], wide: bool):
+        self.module, self.sizes, self.kernels, self.wide = module, dict(sizes), Kernels(chip), wide
+        self.row_type = "split" if wide else "bf16"  # of rows that products read
+        self.sum_type = "f32" if wide else "bf16"  # of what products write for kernels, where bf16 would do otherwise
+        int8 = any(t.dtype is DType.w8a8 for t in module.weights.values())
+        self.made_type = "f32" if wide and int8 else self.row_type  # of rows that norms make: int8 ones are made of float32
         self.functions: dict[str, Function] = {}
         self.kinds: dict[str, list[str]] = {}
         self.dims = sorted({"T", "S", "M"} | {d for p in module.programs.values() for d in p.dims})
@@ -58,6 +62,10 @@ class Lowering:
 
     def symbol(self, name: str) -> Dim:
         return symbol(name)
+
+    def state_type(self, name: str) -> str:
+        """Convolutions remember what products wrote, caches are rows that products read."""
+        return self.sum_type if name.rpartition(".")[2].startswith("conv_") else self.row_type
 
     def programs(self) -> list[HostProgram]:
         return [self._program(name, program) for name, program in self.module.programs.items()]
@@ -73,7 +81,7 @@ class Lowering:
         if name not in self.functions:
             self.kinds[name] = list(kinds)
             self.functions[name] = self._function(name, self.module.functions[name], kinds)
-        floats = {"bf16": "float", "f32": "float"}  # a caller converts what it has in the other one
+        floats = dict.fromkeys(FLOATS, "float")  # a caller converts what it has in another one
         if [floats.get(k, k) for k in self.kinds[name]] != [floats.get(k, k) for k in kinds]:
             raise IRError(f"ascend: function {name} is called with operands of different kinds")
         return self.functions[name]
@@ -157,7 +165,7 @@ class Lowering:
     def _parameter(self, value: Value, role: Role) -> Held:
         if role.kind == "state":
             index = list(self.module.states).index(role.key)
-            return Tensor(f"state({index})", "bf16")
+            return Tensor(f"state({index})", self.state_type(role.key))
         if role.kind in ("weight", "constant"):
             if role.key not in self.weights:
                 made = Weight(f"weight({len(self.weights)})", tuple(int(d) for d in value.type.shape), value.type.dtype.value)
@@ -166,11 +174,11 @@ class Lowering:
         return Number(identifier(role.key)) if value.type.rank == 0 else Tensor("", "")
 
     def _input(self, body: Body, value: Value, role: Role, index: int) -> dict[str, Any]:
-        """Inputs arrive in host memory: scalars are read there, tensors are uploaded as int32 or bf16."""
+        """Inputs arrive in host memory: scalars are read there, tensors are uploaded as int32 and as float32 or bf16."""
         name = identifier(role.key)
         if value.type.rank == 0:
             return {"kind": "number", "name": name, "index": index}
-        dtype = "bf16" if value.type.dtype.is_float else "i32"
+        dtype = self.sum_type if value.type.dtype.is_float else "i32"
         tensor = body.buffer(dtype, *value.type.shape)
         body.held[value] = tensor
         body.emit(f"upload_{dtype}", tensor, f"in({index})", value.type.numel)
@@ -181,7 +189,8 @@ class Lowering:
         if isinstance(held, Verdict):
             body.emit(f"read_{held.name}", held.drafts, held.result, held.count, held.start, f"out({index})")
         elif isinstance(held, Tensor):
-            body.emit(f"download_{held.dtype}", f"out({index})", held, value.type.numel)
+            tensor = body.tensor(value, "f32" if held.dtype == "split" else None)
+            body.emit(f"download_{tensor.dtype}", f"out({index})", tensor, value.type.numel)
         else:
             raise IRError(f"ascend: {body.graph.name}: result {index} is known to the host alone")
         return {"index": index}

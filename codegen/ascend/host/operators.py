@@ -5,49 +5,54 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pangu_compile.ir import Value
-from pangu_compile.ir.types import Dim, dim
+from pangu_compile.ir.types import Dim, dim, product
 
 from ..select_kernels import argmax, moe_gate, mtp_verify
 from ..stream_kernels import Post, Pre, mhc
 from ..vector_kernels import conv_norm, residual, rms_norm, swiglu
 from .attention import attention_output, dense_attention, dsa_attention, index_prologue, mla_prologue, swa_attention
 from .body import Body, Operands
-from .products import Rows, grouped, is_int8, multiply, project, wide_type
-from .values import Tensor, Verdict, View
+from .products import Groups, Rows, is_int8, multiply, project, rows_of, wide_type
+from .values import C_TYPES, Tensor, Verdict, View
 
 Lower = Callable[[Body, Operands], None]
 
 
+PRODUCTS = ("linear", "mla_prologue", "index_prologue", "dense_ffn", "moe_ffn")  # what reads rows through products
+
+
 def norm(body: Body, x: Tensor, rows: Dim, gamma: Value, eps: float, out: Tensor) -> None:
-    channels = int(gamma.type.shape[0])
-    kernel = body.lowering.kernels.get(rms_norm, "rms_norm", channels=channels, eps=eps)
+    kernel = body.lowering.kernels.get(
+        rms_norm, "rms_norm", channels=int(gamma.type.shape[0]), eps=eps, x_type=C_TYPES[x.dtype], y_type=C_TYPES[out.dtype]
+    )
     body.launch(kernel, {"tokens": rows}, {"x": x, "gamma": body.tensor(gamma, "f32"), "y": out})
 
 
 def _rms_norm(body: Body, o: Operands) -> None:
-    shape = o.shape("in0")
-    rows: Dim = 1
-    for d in shape[:-1]:
-        rows = dim(rows * d)
-    norm(body, o.tensor("in0", "bf16"), rows, o.values["in1"], o.attrs["eps"], o.result("out0"))
+    """Rows as they come; what not only products read is not split."""
+    x, value = o.tensor("in0"), o.results["out0"]
+    if x.dtype == "split":
+        x = o.tensor("in0", "f32")
+    readers = [n for n in body.graph.nodes if value in n.inputs]
+    joined = value in body.graph.outputs or any(n.op not in PRODUCTS for n in readers)
+    out = o.result("out0", body.lowering.sum_type if joined else body.lowering.made_type)
+    norm(body, x, product(o.shape("in0")[:-1]), o.values["in1"], o.attrs["eps"], out)
 
 
 def _linear(body: Body, o: Operands) -> None:
-    """bf16, but a program's logits are float32."""
+    """A program's logits are float32 in any case."""
     (value,) = o.results.values()
     if body.lowering.is_logits(body.graph, value):
         out = o.result("out0", "f32")
         multiply(body, o.view("in0"), body.matrix(o.values["in1"]), View(out, value.type.shape))
     else:
-        project(body, o.view("in0"), (o.values["in1"],), View(o.result("out0"), value.type.shape))
-
-
-KERNEL_TYPES = {"bf16": "bfloat16_t", "f32": "float"}
+        out = o.result("out0", body.lowering.sum_type)
+        project(body, rows_of(body, o.values["in0"], o.values["in1"]), (o.values["in1"],), View(out, value.type.shape))
 
 
 def _decides(body: Body, value: Value) -> bool:
-    """Does a router read it?"""
-    return any(n.op == "moe_gate" and n.inputs[0] is value for n in body.graph.nodes)
+    """Does a router read it, which is to have it in float32 as well?"""
+    return body.lowering.made_type != "f32" and any(n.op == "moe_gate" and n.inputs[0] is value for n in body.graph.nodes)
 
 
 def _residual(body: Body, o: Operands) -> None:
@@ -57,12 +62,13 @@ def _residual(body: Body, o: Operands) -> None:
     eps = {f"{n}_eps": o.attrs[f"{n}_eps"] for n in ("out", "block") if f"{n}_norm" in o}
     eps |= {"norm_eps": o.attrs["norm_eps"]} if "norm" in o else {}
     kernel = body.lowering.kernels.get(
-        residual, "residual", channels=o.size("x", 1), stream_type="float", out_type=KERNEL_TYPES[out.dtype], wide_y=wide, **eps
-    )
+        residual, "residual", channels=o.size("x", 1), stream_type="float", out_type=C_TYPES[out.dtype],
+        y_type=C_TYPES[body.lowering.made_type], wide_y=wide, **eps,
+    )  # fmt: skip
     operands = {"x": o.tensor("x", "f32"), "out": out, **o.parameters("out_norm", "block_norm", "norm")}
     operands["new_x"] = o.result("new_x", "f32")
     if "norm" in o:
-        operands["y"] = o.result("y")
+        operands["y"] = o.result("y", body.lowering.made_type)
     if wide:
         operands["y_wide"] = _twin(body, o.results["y"])
     body.launch(kernel, {"tokens": o.shape("x")[0]}, operands)
@@ -97,13 +103,14 @@ def _streams(body: Body, o: Operands) -> None:
         pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge, quantise, wide)
     tokens, streams, hidden = o.shape("x")
     operands = {"x": o.tensor("x", "f32"), **({"out": o.tensor("out")} if "out" in o else {})}
+    types = {"h": body.lowering.sum_type, "y": body.lowering.made_type}
     kernel = body.lowering.kernels.get(
         mhc, o.node.op, streams=int(streams), hidden=int(hidden), post=post, pre=pre, stream_type="float",
-        out_type=KERNEL_TYPES[operands["out"].dtype] if "out" in o else "bfloat16_t",
+        out_type=C_TYPES[operands["out"].dtype] if "out" in o else "float", y_type=C_TYPES[types["h" if merge else "y"]],
     )  # fmt: skip
     operands |= {n: o.tensor(n, "f32") for n in ("post", "res") if n in o}
     operands |= o.parameters("out_norm", "block_norm", "phi", "alpha", "beta", "gamma", "norm")
-    operands |= {n: o.result(n, "f32" if n.startswith("new_") else "bf16") for n in o.results}
+    operands |= {n: o.result(n, types.get(n, "f32")) for n in o.results}
     operands |= {"y_wide": _twin(body, o.results["y"])} if wide else {}
     if quantise:
         operands |= {"y_q": body.buffer("int8", tokens, hidden), "y_scale": body.buffer("f32", tokens)}
@@ -129,9 +136,11 @@ def gated(body: Body, x: View, gate: Value, up: Value, down: Value, out: Tensor)
 
 
 def _swiglu(body: Body, both: Tensor, rows: Dim, width: int, quantise: bool) -> tuple[Tensor, Rows | None]:
-    """silu(gate) * up of [rows, 2 width], float32 or bf16, as bf16 or as int8 with a scale a row."""
-    inner = body.buffer("int8" if quantise else "bf16", rows, width)
-    kernel = body.lowering.kernels.get(swiglu, "swiglu", width=width, quantise=quantise, x_type=KERNEL_TYPES[both.dtype])
+    """silu(gate) * up of [rows, 2 width], float32 or bf16, as a product reads it or as int8 with a scale a row."""
+    inner = body.buffer("int8" if quantise else body.lowering.row_type, rows, width)
+    kernel = body.lowering.kernels.get(
+        swiglu, "swiglu", width=width, quantise=quantise, x_type=C_TYPES[both.dtype], y_type=C_TYPES[body.lowering.row_type]
+    )
     operands = {"x": both, "y": inner}
     if not quantise:
         body.launch(kernel, {"tokens": rows}, operands)
@@ -143,15 +152,13 @@ def _swiglu(body: Body, both: Tensor, rows: Dim, width: int, quantise: bool) -> 
 
 def _dense_ffn(body: Body, o: Operands) -> None:
     gate, up, down = (o.values[f"in{i}"] for i in (1, 2, 3))
-    gated(body, o.view("in0"), gate, up, down, o.result("out0", wide_type(body, down)))
+    gated(body, rows_of(body, o.values["in0"], gate), gate, up, down, o.result("out0", wide_type(body, down)))
 
 
 def _moe_gate(body: Body, o: Operands) -> None:
     a, tokens, experts = o.attrs, o.shape("x")[0], o.size("router", 0)
     logits = body.buffer("f32", tokens, experts)
-    x = body.wide.get(o.values["x"])
-    if x is None:
-        x = o.tensor("x", "f32")
+    x = o.tensor("x", "f32")
     router = View(body.weight(o.values["router"]).stored("f32"), o.shape("router")).transposed
     body.emit("matmul", View(x, o.shape("x")), router, View(logits, (tokens, experts)))
     kernel = body.lowering.kernels.get(
@@ -165,35 +172,33 @@ def _moe_ffn(body: Body, o: Operands) -> None:
     """Rows sorted by expert, two grouped products with SwiGLU between, and the weighted sum with the shared expert's rows."""
     tokens, k = o.shape("index")
     experts, hidden, inner = (int(d) for d in o.shape("down"))
-    pairs = dim(tokens * k)
-    x, index = o.view("x"), View(o.tensor("index", "i32"), (tokens, k))
-    rows, place = body.buffer("bf16", pairs, hidden), body.buffer("i32", pairs)
-    counts, groups = body.buffer("i32", experts), body.buffer("i64", experts)
-    body.emit("init_routing", x, index, View(rows, (pairs, hidden)), View(place, (pairs,)), View(counts, (experts,)))
-    body.emit("cast", View(counts, (experts,)), View(groups, (experts,)))
-    both, wide = (body.buffer("bf16", pairs, n) for n in (2 * inner, hidden))
-    split = View(groups, (experts,))
-    grouped(body, View(rows, (pairs, hidden)), o.values["gate_up"], split, View(both, (pairs, 2 * inner)))
-    narrow, quantised = _swiglu(body, both, pairs, inner, is_int8(body, o.values["down"]))
-    grouped(body, View(narrow, (pairs, inner)), o.values["down"], split, View(wide, (pairs, hidden)), quantised)
+    pairs, sums = dim(tokens * k), body.lowering.sum_type
+    x, index = rows_of(body, o.values["x"], o.values["gate_up"]), View(o.tensor("index", "i32"), (tokens, k))
+    rows, place = View(body.buffer(x.tensor.dtype, pairs, hidden), (pairs, hidden)), body.buffer("i32", pairs)
+    groups = Groups(body, x, index, rows, View(place, (pairs,)), experts)
+    both, wide = (View(body.buffer(sums, pairs, n), (pairs, n)) for n in (2 * inner, hidden))
+    groups.multiply(rows, o.values["gate_up"], both)
+    narrow, quantised = _swiglu(body, both.tensor, pairs, inner, is_int8(body, o.values["down"]))
+    groups.multiply(View(narrow, (pairs, inner)), o.values["down"], wide, quantised)
     shared: View | str = "none()"
     if "shared_gate" in o:
-        part = body.buffer("bf16", tokens, hidden)
+        part = body.buffer(sums, tokens, hidden)
+        x = rows_of(body, o.values["x"], o.values["shared_gate"])
         gated(body, x, o.values["shared_gate"], o.values["shared_up"], o.values["shared_down"], part)
         shared = View(part, (tokens, hidden))
-    out = View(o.result("out"), (tokens, hidden))
+    out = View(o.result("out", sums), (tokens, hidden))
     weight = View(o.tensor("weight", "f32"), (tokens, k))
-    body.emit("finalize_routing", View(wide, (pairs, hidden)), View(place, (pairs,)), shared, weight, out)
+    body.emit("finalize_routing", wide, View(place, (pairs,)), shared, weight, out)
 
 
 def _own_tokens(body: Body, o: Operands, out: Tensor) -> None:
     """argmax of the head's logits over the (normed) rows of x."""
     (rows, hidden), columns = o.shape("x"), o.size("w", 0)
-    x = o.tensor("x", "bf16")
     if "gamma" in o:
-        normed = body.buffer("bf16", rows, hidden)
-        norm(body, x, rows, o.values["gamma"], o.attrs["eps"], normed)
-        x = normed
+        x = body.buffer(body.lowering.row_type, rows, hidden)
+        norm(body, o.tensor("x", body.lowering.sum_type), rows, o.values["gamma"], o.attrs["eps"], x)
+    else:
+        x = o.tensor("x", body.lowering.row_type)
     logits = body.buffer("f32", rows, columns)
     multiply(body, View(x, (rows, hidden)), body.matrix(o.values["w"]), View(logits, (rows, columns)))
     kernel = body.lowering.kernels.get(argmax, "argmax", columns=columns)

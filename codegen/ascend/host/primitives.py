@@ -114,8 +114,9 @@ def _add(body: Body, node: Node) -> None:
     """Integers on the host, else tensors of the same shape."""
     if all(isinstance(body.held[v], (Number, Positions)) for v in node.inputs):
         return _sum("+")(body, node)
-    a, b = (body.view(v) for v in node.inputs)
-    body.emit("add", a, b, View(body.result(node.output, "bf16"), node.output.type.shape))
+    dtype = body.lowering.sum_type
+    a, b = (body.view(v, dtype) for v in node.inputs)
+    body.emit("add", a, b, View(body.result(node.output, dtype), node.output.type.shape))
     return None
 
 

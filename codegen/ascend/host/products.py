@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 from pangu_compile.ir import Value
-from pangu_compile.ir.types import dim, product
+from pangu_compile.ir.types import Dim, dim, product
 
 from ..product_kernels import product as product_kernel
+from ..quantise_kernels import dequantise, quantise
 from .body import Body
-from .values import Tensor, View, int8_scales
+from .values import C_TYPES, Tensor, View, int8_scales
 
 Rows = tuple[Tensor, Tensor]  # int8 rows, and a float32 scale for each
 
 
 def is_int8(body: Body, weight: Value) -> bool:
-    return body.weight(weight).ir_dtype == "q8"
+    return body.weight(weight).ir_dtype == "w8a8"
 
 
 def wide_type(body: Body, weight: Value) -> str:
-    """What a product that the residual or SwiGLU reads is stored as: the vendor's int8 product has no float32 result."""
-    return "bf16" if is_int8(body, weight) else "f32"
+    """What a product that the residual or SwiGLU reads is stored as: the vendor scales sums of int8 products to bf16 at most."""
+    return "bf16" if is_int8(body, weight) and not body.lowering.wide else "f32"
+
+
+def rows_of(body: Body, value: Value, weight: Value) -> View:
+    """A value as a product with that weight reads it: float32 where int8 rows are made of it, unless they are there already."""
+    if not body.lowering.wide or not is_int8(body, weight):
+        return body.view(value)
+    held = body.tensor(value)
+    return View(held, value.type.shape) if held.text in body.int8 else body.view(value, "f32")
+
+
+def made_type(body: Body, weight: Value) -> str:
+    """What a kernel writes rows as that only a product with that weight reads."""
+    return body.lowering.made_type if is_int8(body, weight) else body.lowering.row_type
 
 
 def multiply(body: Body, x: View, weight: View, out: View) -> None:
-    """out = x times a weight seen as [I, O]. The vendor's product of bf16 operands is rounded to bf16: float32 ones are ours."""
+    """out = x (bf16 or split) times a weight seen as [I, O]. The vendor's product is rounded to bf16: float32 ones are ours."""
     if out.tensor.dtype != "f32":
         body.emit("matmul", x, weight, out)
         return
     depth, columns = (int(d) for d in weight.dims)
-    kernel = body.lowering.kernels.get(product_kernel, "product", depth=depth, columns=columns)
+    kernel = body.lowering.kernels.get(product_kernel, "product", depth=depth, columns=columns, x_type=C_TYPES[x.tensor.dtype])
     body.launch(kernel, {"tokens": product(x.dims[:-1])}, {"x": x.tensor, "w": weight.tensor, "y": out.tensor})
+
+
+def multiply_heads(
+    body: Body, x: Tensor, weight: Tensor, out: Tensor, tokens: Dim, *, heads: int, depth: int, columns: int,
+    x_strides: tuple[int, int, int], w_strides: tuple[int, int], y_strides: tuple[int, int], by_depth: bool,
+) -> None:  # fmt: skip
+    """out[t, h, :] f32 = x[t, h, :] split times head h's weight bf16: [columns, depth], or [depth, columns] where `by_depth`.
+
+    Strides count elements in memory (bf16 for x). x: of tokens, of heads, from high to low parts; weight: of heads, of its rows;
+    out: of tokens, of heads.
+    """
+    kernel = body.lowering.kernels.get(
+        product_kernel, "product_heads", x_type="split", depth=depth, columns=columns, heads=heads, x_strides=x_strides,
+        w_strides=w_strides, y_strides=y_strides, by_depth=by_depth,
+    )  # fmt: skip
+    body.launch(kernel, {"tokens": tokens}, {"x": x, "w": weight, "y": out})
 
 
 def quantised(body: Body, x: View) -> Rows:
@@ -36,7 +66,11 @@ def quantised(body: Body, x: View) -> Rows:
     if x.tensor.text not in body.int8:
         rows = product(x.dims[:-1])
         made = body.buffer("int8", *x.dims), body.buffer("f32", rows)
-        body.emit("dynamic_quant", x, View(made[0], x.dims), View(made[1], (rows,)))
+        if x.tensor.dtype == "f32":
+            kernel = body.lowering.kernels.get(quantise, "quantise", channels=int(x.dims[-1]))
+            body.launch(kernel, {"tokens": rows}, {"x": x.tensor, "y": made[0], "scale": made[1]})
+        else:
+            body.emit("dynamic_quant", x, View(made[0], x.dims), View(made[1], (rows,)))
         body.int8[x.tensor.text] = made
     return body.int8[x.tensor.text]
 
@@ -56,21 +90,62 @@ def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Ro
     scales = int8_scales(tensors[0], outputs * depth)
     values, factors = rows or quantised(body, x)
     tokens = x.dims[0]
-    body.emit(
-        "quant_matmul", View(values, (tokens, depth)), View(tensors[0], (outputs, depth)), View(scales, (outputs,)),
-        View(factors, (tokens,)), out,
-    )  # fmt: skip
-
-
-def grouped(body: Body, x: View, weight: Value, groups: View, out: View, rows: Rows | None = None) -> None:
-    """Rows of x, sorted by expert, by the experts' weights [E, O, I] transposed."""
-    experts, outputs, depth = (int(d) for d in weight.type.shape)
-    if not is_int8(body, weight):
-        matrix = View(body.weight(weight).stored("bf16"), weight.type.shape).transposed
-        body.emit("grouped_matmul", x, matrix, groups, out)
+    operands = View(values, (tokens, depth)), View(tensors[0], (outputs, depth)), View(scales, (outputs,))
+    if out.tensor.dtype != "f32":
+        body.emit("quant_matmul", *operands, View(factors, (tokens,)), out)
         return
-    tensor = body.weight(weight).stored("int8")
-    scales = View(int8_scales(tensor, experts * outputs * depth), (experts, outputs))
-    values, factors = rows or quantised(body, x)
-    matrix = View(tensor, weight.type.shape).transposed
-    body.emit("quant_grouped_matmul", View(values, x.dims), matrix, scales, View(factors, (dim(x.dims[0]),)), groups, out)
+    sums = body.buffer("i32", tokens, outputs)
+    body.emit("quant_matmul", *operands, "none()", View(sums, (tokens, outputs)))
+    kernel = body.lowering.kernels.get(dequantise, "dequantise", columns=outputs)
+    body.launch(kernel, {"tokens": tokens}, {"x": sums, "row_scale": factors, "scale": scales, "y": out.tensor})
+
+
+class Groups:
+    """Rows of x [T, H], each once for each of its experts and sorted by them, and products with the experts' weights."""
+
+    def __init__(self, body: Body, x: View, index: View, rows: View, place: View, experts: int):
+        """Writes the sorted `rows` [T k, H] and `place` [T k]: where token t's j-th copy went."""
+        self.body, self.wide = body, body.lowering.wide  # our kernels read where groups end
+        self.totals = View(body.buffer("i32", experts), (experts,))
+        self.listed: View | None = None
+        halves = (x.halves, rows.halves) if x.tensor.dtype == "split" else (x, rows)
+        body.emit("init_routing", halves[0], index, halves[1], place, self.totals, "true" if self.wide else "false")
+
+    def _listed(self) -> View:
+        """The totals as the vendor's products take them."""
+        if self.listed is None:
+            self.listed = View(self.body.buffer("i64", *self.totals.dims), self.totals.dims)
+            self.body.emit("cast", self.totals, self.listed)
+        return self.listed
+
+    def multiply(self, x: View, weight: Value, out: View, rows: Rows | None = None) -> None:
+        """out = rows of x by their experts' weights [E, O, I] transposed. `rows`: x quantised, where it exists only so."""
+        if is_int8(self.body, weight):
+            self._multiply_int8(x, weight, out, rows)
+            return
+        body, (experts, outputs, depth) = self.body, (int(d) for d in weight.type.shape)
+        held = body.weight(weight).stored("bf16")
+        if not self.wide:
+            body.emit("grouped_matmul", x, View(held, weight.type.shape).transposed, self._listed(), out)
+            return
+        kernel = body.lowering.kernels.get(
+            product_kernel, "product_experts", depth=depth, columns=outputs, x_type="split", groups=experts
+        )
+        operands = {"x": x.tensor, "w": held, "ends": self.totals.tensor, "y": out.tensor}
+        body.launch(kernel, {"tokens": x.dims[0]}, operands)
+
+    def _multiply_int8(self, x: View, weight: Value, out: View, rows: Rows | None) -> None:
+        body, (experts, outputs, depth) = self.body, (int(d) for d in weight.type.shape)
+        tensor = body.weight(weight).stored("int8")
+        scales = int8_scales(tensor, experts * outputs * depth)
+        values, factors = rows or quantised(body, x)
+        operands, count = (View(values, x.dims), View(tensor, weight.type.shape).transposed), dim(x.dims[0])
+        if not self.wide:
+            scaling = View(scales, (experts, outputs)), View(factors, (count,))
+            body.emit("quant_grouped_matmul", *operands, *scaling, self._listed(), out)
+            return
+        sums = body.buffer("i32", count, outputs)
+        body.emit("grouped_sums", *operands, self._listed(), View(sums, (count, outputs)))
+        kernel = body.lowering.kernels.get(dequantise, "dequantise_experts", columns=outputs, groups=experts)
+        scaled = {"x": sums, "row_scale": factors, "scale": scales, "ends": self.totals.tensor, "y": out.tensor}
+        body.launch(kernel, {"tokens": count}, scaled)

@@ -1,7 +1,8 @@
 """What the host program knows of an IR value, and how that reads in C++.
 
-Activations and caches are bf16 on the device, a few float32 (what the kernels' README says), indices int32. Scalars, and
-vectors of consecutive positions, are never on the device: the host computes them.
+Activations are float32 or split on the device (with `--activations bf16`: bf16, a few float32), indices int32. A split row of n
+float32 values is 2n bf16: their high parts, bf16(x), then their low parts, bf16(x - high); cube kernels read such rows.
+Scalars, and vectors of consecutive positions, are never on the device: the host computes them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pangu_compile.ir import IRError
-from pangu_compile.ir.types import Dim, product
+from pangu_compile.ir.types import Dim, dim, product
 
 from ...dims import c_dim
 
@@ -18,7 +19,9 @@ from ...dims import c_dim
 # float32 scales; where two weights are joined, the rows of both, then the scales of both.
 STORED_TYPES = {"taps": "f32", "int8": "int8", "int8 joined": "int8"}
 SCALES_ALIGN = 64
-BYTES = {"bf16": 2, "f32": 4, "i32": 4, "i64": 8, "int8": 1}
+FLOATS = ("bf16", "f32", "split")
+BYTES = {"bf16": 2, "f32": 4, "split": 4, "i32": 4, "i64": 8, "int8": 1}
+C_TYPES = {"bf16": "bfloat16_t", "f32": "float", "split": "split", "i32": "int32_t", "int8": "int8_t"}  # of kernels' arguments
 
 
 @dataclass(eq=False)
@@ -44,7 +47,7 @@ class Tensor:
     buffer: Buffer | None = None
 
     def at(self, elements: Dim) -> Tensor:
-        """From that element on."""
+        """From that element on (of split rows: the first of a row)."""
         nbytes = c_dim(elements * BYTES[self.dtype])
         return self if nbytes == "0" else Tensor(f"at({self.text}, {nbytes})", self.dtype, self.buffer)
 
@@ -107,6 +110,13 @@ class View:
         if self.strides is not None:
             parts.append(_list(self.strides))
         return f"{self.tensor.dtype}({', '.join(parts)})"
+
+    @property
+    def halves(self) -> View:
+        """Split rows as bf16 rows of twice the width, for operators that only move rows."""
+        if self.tensor.dtype != "split" or self.strides is not None:
+            raise IRError(f"ascend: {self.tensor.text} is not contiguous split rows")
+        return View(Tensor(self.tensor.text, "bf16", self.tensor.buffer), (*self.dims[:-1], dim(self.dims[-1] * 2)))
 
     @property
     def transposed(self) -> View:

@@ -1,4 +1,4 @@
-// Softmax of rows of scores in global memory, with what a row does not see masked out, to bf16 weights.
+// Softmax of rows of scores in global memory, with what a row does not see masked out, to bf16 or split weights.
 #pragma once
 
 #include "pangu_vector.h"
@@ -34,8 +34,8 @@ __aicore__ inline void reduce_wide(const LocalTensor<float>& dst, const LocalTen
 }
 
 // kRows rows at once, kChunk (a multiple of 64, at most 4096) columns at a time. One chunk is read once; longer rows are read
-// twice, for their maximum and sum and then for the weights.
-template <uint32_t kRows, uint32_t kChunk>
+// twice, for their maximum and sum and then for the weights. kHalves: 1 for bf16 weights, 2 for split ones.
+template <uint32_t kRows, uint32_t kChunk, uint32_t kHalves>
 class Softmax {
 public:
     static constexpr uint32_t kPadded = (kRows + kBlockFloats - 1) / kBlockFloats * kBlockFloats;
@@ -43,7 +43,8 @@ public:
 
     __aicore__ inline void init(TPipe& pipe) {
         pipe.InitBuffer(inQueue_, 2, kRows * kChunk * sizeof(float));
-        pipe.InitBuffer(outQueue_, 2, kRows * kChunk * sizeof(bfloat16_t));
+        pipe.InitBuffer(outQueue_, 2, kRows * kChunk * kHalves * sizeof(bfloat16_t));
+        if constexpr (kHalves == 2) pipe.InitBuffer(restBuffer_, kRows * kChunk * sizeof(float));
         pipe.InitBuffer(wideBuffer_, kRows * kChunk * sizeof(float));
         pipe.InitBuffer(workBuffer_, kRows * kLanes * sizeof(float));
         pipe.InitBuffer(scalarBuffer_, kScalarFloats * sizeof(float));
@@ -52,7 +53,8 @@ public:
     }
 
     // weights[row, c] = softmax over c of scale * scores[row, c]. Row i sees the first `always` columns and those of mask(i),
-    // which come after them. Columns from `total` on, up to a whole block of 16, are written nowhere.
+    // which come after them. Columns from `total` on, up to a whole block of 16, are written nowhere. Rows of
+    // scores are gmPitch apart, rows of weights as many for each half.
     template <typename Mask>
     __aicore__ inline void run(const GlobalTensor<bfloat16_t>& weights, const GlobalTensor<float>& scores, uint32_t rows, uint32_t total,
                                uint32_t gmPitch, uint32_t always, float scale, const Mask& mask) {
@@ -94,11 +96,16 @@ public:
             spread_values(scalar(kSpread), sum, kPadded);
             per_row<MulOp>(wide, wide, scalar(kSpread), rows, cols, pitch);
             LocalTensor<bfloat16_t> out = outQueue_.AllocTensor<bfloat16_t>();
-            AscendC::Cast(out, wide, RoundMode::CAST_RINT, rows * pitch);
-            barrier();
+            if constexpr (kHalves == 2) {
+                split_values(out, out[rows * pitch], wide, restBuffer_.Get<float>(), rows * pitch);
+            } else {
+                AscendC::Cast(out, wide, RoundMode::CAST_RINT, rows * pitch);
+                barrier();
+            }
             outQueue_.EnQue(out);
             out = outQueue_.DeQue<bfloat16_t>();
-            store_rows(weights[from], out, rows, cols, gmPitch, pitch);
+            for (uint32_t half = 0; half < kHalves; ++half)
+                store_rows(weights[half * gmPitch + from], out[half * rows * pitch], rows, cols, kHalves * gmPitch, pitch);
             outQueue_.FreeTensor(out);
         }
     }
@@ -153,7 +160,7 @@ private:
 
     TQue<TPosition::VECIN, 2> inQueue_;
     TQue<TPosition::VECOUT, 2> outQueue_;
-    TBuf<TPosition::VECCALC> wideBuffer_, workBuffer_, scalarBuffer_;
+    TBuf<TPosition::VECCALC> wideBuffer_, workBuffer_, scalarBuffer_, restBuffer_;
 };
 
 }  // namespace pangu

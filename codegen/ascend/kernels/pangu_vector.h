@@ -97,6 +97,35 @@ __aicore__ inline void narrow(const LocalTensor<float>& dst, const LocalTensor<f
     AscendC::Adds(dst, src, 0.0f, int32_t(count));
 }
 
+// high + low = x to 16 bits: x rounded to bf16, and what that leaves, rounded too. `back` holds `count` floats.
+__aicore__ inline void split_values(const LocalTensor<bfloat16_t>& high, const LocalTensor<bfloat16_t>& low, const LocalTensor<float>& x,
+                                    const LocalTensor<float>& back, uint32_t count) {
+    AscendC::Cast(high, x, RoundMode::CAST_RINT, count);
+    barrier();
+    AscendC::Cast(back, high, RoundMode::CAST_NONE, count);
+    barrier();
+    AscendC::Sub(back, x, back, int32_t(count));
+    barrier();
+    AscendC::Cast(low, back, RoundMode::CAST_RINT, count);
+    barrier();
+}
+
+// A tile of float32 rows, ubPitch (a multiple of 16) apart, to split rows of global memory: the high parts of a row at dst +
+// row * gmPitch, its low parts lowAt behind them. Slots of `queue` hold rows * ubPitch * 4 bytes, `back` as many as x.
+template <typename Queue>
+__aicore__ inline void store_split(Queue& queue, const GlobalTensor<bfloat16_t>& dst, const LocalTensor<float>& x,
+                                   const LocalTensor<float>& back, uint32_t rows, uint32_t cols, uint32_t gmPitch, uint32_t lowAt,
+                                   uint32_t ubPitch) {
+    const uint32_t count = rows * ubPitch;
+    LocalTensor<bfloat16_t> parts = queue.template AllocTensor<bfloat16_t>();
+    split_values(parts, parts[count], x, back, count);
+    queue.EnQue(parts);
+    parts = queue.template DeQue<bfloat16_t>();
+    store_rows(dst, parts, rows, cols, gmPitch, ubPitch);
+    store_rows(dst[lowAt], parts[count], rows, cols, gmPitch, ubPitch);
+    queue.FreeTensor(parts);
+}
+
 // A vector of parameters that stays in UB for the whole kernel. The caller frees it at the end.
 template <typename T>
 __aicore__ inline LocalTensor<T> load_parameter(TQue<TPosition::VECIN, 1>& queue, GM_ADDR address, uint32_t count) {

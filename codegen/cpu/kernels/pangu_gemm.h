@@ -6,17 +6,19 @@
 //
 // float32 and bfloat16 multiply in float32. q8 and q4 multiply integers, whose products are summed exactly. For q8, activations
 // are 16-bit integers with one scale for 512 columns of a token (an error of 2^-16 of the largest of them). For q4 they are 8-bit
-// integers with a scale for each group of 32 columns (2^-8): the weights themselves are much coarser than that.
+// integers with a scale for each group of 32 columns (2^-8): the weights themselves are much coarser than that. For w8a8 they are
+// integers within +-127 with one scale for the row, and a whole row's products are summed exactly.
 #pragma once
 
 namespace pangu {
 
 constexpr int64_t kIntChunk = 512;     // columns: 512 * 127 * kIntPeak stays below 2^31
+constexpr int64_t kByteChunk = 1 << 17; // columns: 2^17 * 127 * 127 stays below 2^31
 constexpr int64_t kFloatChunk = 512;
 constexpr float kIntPeak = 32639.0f;   // 127 * 257: both halves of such an integer fit into signed bytes
 constexpr int64_t kRowBlock = 128;     // rows of w that stay in the second-level cache while all tokens pass
 
-// Activations made ready for a weight format; valid while x and the scratch are. For q8 each token has a record of integers
+// Activations made ready for a weight format; valid while x and the scratch are. For q8 and w8a8 each token has a record of integers
 // (64 bytes for 32 columns), then the scale of each chunk. For q4: integers (32 bytes for a group), then for every group, in
 // sixteens, its scale, then -8 * scale * (sum of its integers), as floats; zeros behind the last group.
 struct Rows {
@@ -185,8 +187,8 @@ template <class E> struct FloatTile {
   }
 };
 
-struct Q8Tile {
-  static constexpr int64_t kChunk = kIntChunk, kPass = 5;
+template <int64_t Columns> struct Int8Tile {
+  static constexpr int64_t kChunk = Columns, kPass = 5;
   static constexpr int kTokens = 4;
   static constexpr int rows(int64_t tokens) { return tokens == 1 ? 8 : simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
 
@@ -228,6 +230,9 @@ struct Q8Tile {
     });
   }
 };
+
+typedef Int8Tile<kIntChunk> Q8Tile;
+typedef Int8Tile<kByteChunk> W8A8Tile;
 
 struct Q4Tile {
   static constexpr int64_t kChunk = kIntChunk, kPass = 5;

@@ -74,7 +74,7 @@ inline void packed_quarter(const uint8_t *bytes, uint8x16_t n, uint16x8_t *out) 
   const uint8x16_t low = vorrq_u8(vbicq_u8(b, sign), vqtbl1q_u8(vld1q_u8(kLower), n));
   out[0] = vreinterpretq_u16_u8(vzip1q_u8(low, high)), out[1] = vreinterpretq_u16_u8(vzip2q_u8(low, high));
 }
-PANGU_INLINE inline void packed_floats(const Unpacking &c, const uint8_t *bytes, const uint8_t *codes, vf *out) {
+PANGU_INLINE inline void packed_floats(const Unpacking &, const uint8_t *bytes, const uint8_t *codes, vf *out) {
   const uint8x16_t both = vld1q_u8(codes);
   uint16x8_t lane[2][2];
   packed_quarter(bytes, vandq_u8(both, vdupq_n_u8(15)), lane[0]);
@@ -96,7 +96,7 @@ inline void packed_words(const Unpacking &c, const uint8_t *bytes, const uint8_t
 
 struct Unpacking {};
 
-inline void packed_words(const Unpacking &c, const uint8_t *bytes, const uint8_t *codes, uint16_t *out) {
+inline void packed_words(const Unpacking &, const uint8_t *bytes, const uint8_t *codes, uint16_t *out) {
   for (int i = 0; i < 32; ++i) out[i] = packed_bf16(bytes, codes, i);
 }
 inline void packed_floats(const Unpacking &c, const uint8_t *bytes, const uint8_t *codes, vf *out) {

@@ -38,16 +38,17 @@
 namespace pangu {
 
 inline int64_t rows_bytes(int32_t format, int64_t T, int64_t I) {
-  return T * (format == PANGU_Q8 ? record8::bytes(I) : format == PANGU_Q4 ? record4::bytes(I) : 0);
+  return T * (is_int8(format) ? record8::bytes(I) : format == PANGU_Q4 ? record4::bytes(I) : 0);
 }
 
 inline Rows prepare_rows(pangu_pool *pool, int32_t format, int64_t T, int64_t I, const float *x, int64_t x_stride, void *scratch) {
-  if (format != PANGU_Q8 && format != PANGU_Q4) return {x, x_stride, nullptr, 0};
+  if (!is_int8(format) && format != PANGU_Q4) return {x, x_stride, nullptr, 0};
   uint8_t *const records = static_cast<uint8_t *>(scratch);
   const int64_t bytes = rows_bytes(format, 1, I);
   parallel(pool, T, 2 * I, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       if (format == PANGU_Q8) prepare_record8(x + t * x_stride, I, records + t * bytes);
+      else if (format == PANGU_W8A8) prepare_row8(x + t * x_stride, I, records + t * bytes);
       else prepare_record4(x + t * x_stride, I, records + t * bytes);
     }
   });
@@ -60,6 +61,7 @@ inline void linear_picked(int64_t n, const int64_t *pick, const int64_t *out, in
   if (is_format<PANGU_BF16>(w)) return product_rows<FloatTile<Bf16>>(p, begin, end);
   if (is_format<PANGU_BF16C>(w)) return packed_rows(p, begin, end);
   if (is_format<PANGU_Q8>(w)) return product_rows<Q8Tile>(p, begin, end);
+  if (is_format<PANGU_W8A8>(w)) return product_rows<W8A8Tile>(p, begin, end);
   if (is_format<PANGU_Q4>(w)) return product_rows<Q4Tile>(p, begin, end);
   product_rows<FloatTile<F32>>(p, begin, end);
 }
@@ -90,7 +92,7 @@ inline void linear_transposed(int64_t T, int64_t begin, int64_t end, int64_t I, 
                               float *y, int64_t y_stride) {
   for (int64_t t = 0; t < T; ++t) std::fill_n(y + t * y_stride, I, 0.0f);
   if (is_format<PANGU_BF16>(w)) return transposed<Bf16>(T, begin, end, I, x, x_stride, w, y, y_stride);
-  if (is_format<PANGU_Q8>(w)) return transposed<S8>(T, begin, end, I, x, x_stride, w, y, y_stride);
+  if (is_format<PANGU_Q8>(w) || is_format<PANGU_W8A8>(w)) return transposed<S8>(T, begin, end, I, x, x_stride, w, y, y_stride);
   if (is_format<PANGU_Q4>(w)) return transposed_q4(T, begin, end, I, x, x_stride, w, y, y_stride);
   transposed<F32>(T, begin, end, I, x, x_stride, w, y, y_stride);
 }

@@ -1,5 +1,5 @@
 // pangu_prepare.h: activations to integers: 16 bits with a scale for every 512 columns for q8 weights, 8 bits with one for
-// every 32 columns for q4. NaN and infinities make the scale NaN.
+// every 32 columns for q4, 8 bits with one for the row for w8a8. NaN and infinities make the scale NaN.
 #pragma once
 
 namespace pangu {
@@ -29,14 +29,13 @@ inline Peak peak_of(const float *x, int64_t n) {
   return {peak, spoiled};
 }
 
-// n columns of a group as integers of which `most` stands for the peak, and zeros behind them; returns their sum.
-template <class Int> inline int32_t round_group(const float *x, int64_t n, const Peak &peak, float most, Int *q) {
+// n columns of a group times `inverse`, rounded, and zeros behind them; returns their sum. Zeros where `inverse` is 0.
+template <class Int> inline int32_t round_group(const float *x, int64_t n, float inverse, Int *q) {
   float padded[kQuantGroup] = {};
   std::memcpy(padded, x, static_cast<size_t>(n) * 4);
-  const float inverse = peak.usable() ? most / peak.largest : 0.0f;
   int32_t total = 0;
   for (int l = 0; l < kQuantGroup; ++l) {
-    const int32_t value = peak.usable() ? static_cast<int32_t>(__builtin_rintf(padded[l] * inverse)) : 0;
+    const int32_t value = inverse > 0.0f ? static_cast<int32_t>(__builtin_rintf(padded[l] * inverse)) : 0;
     q[l] = static_cast<Int>(value);
     total += value;
   }
@@ -50,11 +49,25 @@ inline void prepare_record8(const float *x, int64_t I, uint8_t *record) {
     const Peak peak = peak_of(x + begin, end - begin);
     for (int64_t at = begin; at < end; at += kQuantGroup) {
       int16_t q[kQuantGroup];
-      round_group(x + at, min(kQuantGroup, end - at), peak, kIntPeak, q);
+      round_group(x + at, min(kQuantGroup, end - at), peak.usable() ? kIntPeak / peak.largest : 0.0f, q);
       simd::x_pack32(q, record + at * 2);
     }
     scales[chunk] = peak.largest / kIntPeak + peak.spoiled;
   }
+}
+
+// A record as for q8, of integers within +-127 with one scale, which all of its chunks have. The operations are those of the Ascend
+// kernels (codegen/ascend/kernels/pangu_vector.h: quantise_rows), so that both round alike.
+inline void prepare_row8(const float *x, int64_t I, uint8_t *record) {
+  const Peak peak = peak_of(x, I);
+  const float inverse = peak.usable() ? 1.0f / peak.largest * 127.0f : 0.0f;
+  for (int64_t at = 0; at < I; at += kQuantGroup) {
+    int16_t q[kQuantGroup];
+    round_group(x + at, min(kQuantGroup, I - at), inverse, q);
+    simd::x_pack32(q, record + at * 2);
+  }
+  float *const scales = reinterpret_cast<float *>(record + record8::scales(I));
+  for (int64_t chunk = 0; chunk < int_chunks(I); ++chunk) scales[chunk] = peak.largest * (1.0f / 127.0f) + peak.spoiled;
 }
 
 inline void prepare_record4(const float *x, int64_t I, uint8_t *record) {
@@ -67,7 +80,8 @@ inline void prepare_record4(const float *x, int64_t I, uint8_t *record) {
       const int64_t begin = g * kQuantGroup, n = min(kQuantGroup, I - begin);
       const Peak peak = peak_of(x + begin, n);
       scales[g] = peak.largest / kPeak + peak.spoiled;
-      offsets[g] = static_cast<float>(-8 * round_group(x + begin, n, peak, kPeak, q + (g - unit) * kQuantGroup)) * scales[g];
+      const float inverse = peak.usable() ? kPeak / peak.largest : 0.0f;
+      offsets[g] = static_cast<float>(-8 * round_group(x + begin, n, inverse, q + (g - unit) * kQuantGroup)) * scales[g];
     }
     simd::x8_pack(q, reinterpret_cast<int8_t *>(record) + unit * kQuantGroup);
   }

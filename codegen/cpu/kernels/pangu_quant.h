@@ -11,6 +11,7 @@
 //               low half below 16.
 //   PANGU_Q8    int8, rows padded with zeros to a multiple of 32; then, at the next multiple of 64 bytes, one float a
 //               row. w[o][i] = q[o][i] * scale[o].
+//   PANGU_W8A8  The same; activations are rounded to int8 with one scale a row (pangu_prepare.h).
 //   PANGU_Q4    groups of 32 columns (the last padded with zeros) of 16 bytes: byte j holds column j in its low and
 //               column j + 16 in its high nibble, as q + 8; then, at the next multiple of 64 bytes, one float16 a group.
 //               w[o][i] = q[o][i] * scale[o][i / 32], q in -8..7.
@@ -39,6 +40,9 @@ template <int32_t Format> inline bool is_format(const Weight &w) {
   return (PANGU_WEIGHT_FORMATS >> Format & 1u) != 0 && w.format == Format;
 }
 
+// int8 rows with a scale each.
+inline bool is_int8(int32_t format) { return format == PANGU_Q8 || format == PANGU_W8A8; }
+
 inline int64_t weight_groups(int64_t I) { return (I + kQuantGroup - 1) / kQuantGroup; }
 
 inline int64_t packed_units(int64_t I) { return (I + kPackedUnit - 1) / kPackedUnit; }
@@ -47,8 +51,9 @@ inline int64_t weight_row_bytes(int32_t format, int64_t I) {
   switch (format) {
   case PANGU_F32: return 4 * I;
   case PANGU_BF16: return 2 * I;
-  case PANGU_Q8: return weight_groups(I) * kQuantGroup;
   case PANGU_BF16C: return (packed_units(I) * (kPackedUnitBytes + 4) + 4 + 63) / 64 * 64;
+  case PANGU_Q8:
+  case PANGU_W8A8: return weight_groups(I) * kQuantGroup;
   default: return weight_groups(I) * (kQuantGroup / 2);
   }
 }
@@ -56,7 +61,7 @@ inline int64_t weight_row_bytes(int32_t format, int64_t I) {
 // The whole matrix of O rows that begins at `data`.
 inline Weight weight_view(const void *data, int32_t format, int64_t O, int64_t I) {
   const int64_t stride = weight_row_bytes(format, I);
-  const bool scaled = format == PANGU_Q8 || format == PANGU_Q4 || format == PANGU_BF16C;
+  const bool scaled = is_int8(format) || format == PANGU_Q4 || format == PANGU_BF16C;
   const void *scales = scaled ? static_cast<const uint8_t *>(data) + (O * stride + 63) / 64 * 64 : nullptr;
   return {data, scales, format, stride};
 }
@@ -131,7 +136,7 @@ inline void weight_row(const Weight &w, int64_t o, int64_t I, float *out) {
     }
     const PackedTail tail(row, I);
     for (uint32_t i = 0; i < tail.count; ++i) out[tail.column(i)] = tail.value(i);
-  } else if (w.format == PANGU_Q8) {
+  } else if (is_int8(w.format)) {
     const float scale = static_cast<const float *>(w.scales)[o];
     for (int64_t i = 0; i < I; ++i) out[i] = static_cast<float>(static_cast<int8_t>(row[i])) * scale;
   } else {

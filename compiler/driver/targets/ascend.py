@@ -12,6 +12,7 @@ import numpy as np
 from pangu_compile.errors import CompileError
 
 from ..artifact import WEIGHTS, Artifact, ArtifactWriter, json_text
+from ..bf16 import from_bf16, to_bf16
 from ..emit import ReadParts, ReadWeight, copy_runtime, parameter_parts
 from ..manifest import model_entries, producer, program_entries, state_entries, tensor_entries
 from ..optimise import compile_errors, optimise, traced_model
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..options import BuildOptions
 
 STEPS = ("speculate",)  # the runtime verifies sampled drafts itself, one program at a time
-FORMS = {"bf16": "BF16", "f32": "F32", "taps": "F32", "int8": "U8", "int8 joined": "U8"}
+FORMS = {"bf16": "BF16", "split": "BF16", "f32": "F32", "taps": "F32", "int8": "U8", "int8 joined": "U8"}
 # A chip of each family, for the command in the artifact's README; `npu-smi info` names the one at hand.
 EXAMPLE_CHIPS = {"ascend910b": "Ascend910B2", "ascend910_93": "Ascend910_9392"}
 
@@ -75,7 +76,7 @@ def write_artifact(request: Request, out: str | Path, progress: Progress) -> Art
 
     options = request.options
     with compile_errors():
-        host = generate(request.module, options.target, request.max_context, options.max_chunk)
+        host = generate(request.module, options.target, request.max_context, options.max_chunk, options.activations)
     chains = weight_chains(host.weights)
     layout = Layout((_tensor_name(c), FORMS[c[0].form], _stored_shape(c)) for c in chains)
     with ArtifactWriter(out) as writer:
@@ -124,6 +125,8 @@ def _stored_shape(chain: list[StoredWeight]) -> tuple[int, ...]:
     first = chain[0]
     if first.is_int8:
         return (int8_bytes(chain),)
+    if first.form == "split":
+        return (*first.planned.shape[:-1], 2 * first.planned.shape[-1])
     if first.form == "taps":
         channels, _, taps = first.planned.shape
         return (taps, channels)
@@ -138,6 +141,10 @@ def stored_pieces(weight: StoredWeight, request: Request) -> Iterator[np.ndarray
         yield np.ascontiguousarray(planned.compute(request.read)[:, 0, :].T)
     elif weight.form == "f32":
         yield planned.compute(request.read)
+    elif weight.form == "split":
+        values = np.asarray(planned.compute(request.read), np.float32)
+        high = to_bf16(values)
+        yield np.concatenate([high, to_bf16(values - from_bf16(high))], -1)
     else:
         parts = float_parts(weight, request)
         yield from pack_parts(weight.form, tuple(planned.shape), parts, planned.name, request.options.jobs)

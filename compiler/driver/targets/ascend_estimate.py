@@ -28,6 +28,18 @@ PUBLISHED = (
     "Published, for orientation and of another model: Pangu Pro MoE (72B, 16B active) decodes 1148 tokens/s per card on an"
     " 800I A2, 1528 with speculation."
 )
+# Cube products for one of float32 rows, which are split: high and low parts by weights, or both parts of two such rows but for the
+# product of their low parts. Int8 rows are one.
+SPLIT_PRODUCTS = {
+    **dict.fromkeys(("linear", "mla_prologue", "index_prologue", "attention_output", "moe_ffn", "dense_ffn", "lm_head_argmax"), 2),
+    **dict.fromkeys(("swa_attention", "dsa_attention", "dense_attention"), 3),
+}
+STORAGE = {
+    "float32": "Caches and activations keep float32's accuracy in 4 bytes an element, twice those of bf16, and products of them"
+    " run two or three times; they are read and written for every sequence, and nothing stays in L2.",
+    "bf16": "Caches and activations are bf16 (residual streams float32) and are read and written for every sequence; nothing"
+    " stays in L2.",
+}
 ASSUMPTIONS = (
     f"Each launch adds {LAUNCH_SECONDS * 1e6:.0f} us between the end of one kernel and the start of the next; a vendor operator"
     " counts as one launch.",
@@ -37,7 +49,6 @@ ASSUMPTIONS = (
     " a serving layer that joins sequences into one call.",
     "Weights are read once a step; of E experts, k a token, tokens that choose independently and evenly read"
     " E (1 - (1 - k/E)^tokens).",
-    "Caches and activations are bf16 (residual streams float32) and are read and written for every sequence; nothing stays in L2.",
     "The model and the caches of all sequences are split evenly over as few cards as hold them in"
     f" {USABLE_MEMORY:.0%} of their memory; transfers between cards cost nothing, launches are not split.",
     "With MTP the trunk runs on the last token and all drafts of every sequence, and each head once; acceptance of one draft does"
@@ -47,7 +58,10 @@ ASSUMPTIONS = (
 
 @dataclass(frozen=True)
 class Traffic:
-    """One operator on one token of one sequence. experts: (count, chosen, bytes of all), where it has routed ones."""
+    """One operator on one token of one sequence. experts: (count, chosen, bytes of all), where it has routed ones.
+
+    streams: what of the activations is residual streams.
+    """
 
     op: str
     flops: float
@@ -56,6 +70,7 @@ class Traffic:
     activations: float
     int8: bool
     experts: tuple[int, int, float] | None = None
+    streams: float = 0.0
 
     def bytes(self, tokens: int, sequences: int) -> float:
         """`tokens` in all, of `sequences`: a window, or a whole cache, is read once a sequence, chosen rows once a token."""
@@ -71,10 +86,18 @@ class Traffic:
         return max(self.flops * tokens / peak, self.bytes(tokens, sequences) / chip.bytes_per_second)
 
 
-def traffic(module: Module, program: Program, context: int) -> list[Traffic]:
-    """Every operator of a program on one token."""
+def traffic(module: Module, program: Program, context: int, wide: bool) -> list[Traffic]:
+    """Every operator of a program on one token. wide: activations and caches keep float32's accuracy."""
     kinds = {v: r.kind for v, r in zip(program.graph.params, program.params, strict=True)}
-    return list(_walk(module, program.graph, {"T": 1, "S": context, "M": 1}, kinds))
+    found = _walk(module, program.graph, {"T": 1, "S": context, "M": 1}, kinds)
+    return [_stored(t, wide) for t in found if t.flops or t.weights or t.caches or t.activations]
+
+
+def _stored(t: Traffic, wide: bool) -> Traffic:
+    """On the device: the IR has float32 everywhere. Streams are float32 in any case."""
+    if wide:
+        return replace(t, flops=t.flops * (1 if t.int8 else SPLIT_PRODUCTS.get(t.op, 1)))
+    return replace(t, caches=t.caches / 2, activations=(t.activations + t.streams) / 2)
 
 
 def _walk(module: Module, graph: Graph, env: Mapping[str, int], kinds: dict[Value, str]) -> Iterator[Traffic]:
@@ -85,9 +108,7 @@ def _walk(module: Module, graph: Graph, env: Mapping[str, int], kinds: dict[Valu
             yield from _walk(module, callee, inner, {p: kinds.get(v, "") for p, v in zip(callee.params, node.inputs, strict=True)})
             continue
         kinds |= _updated(node, kinds)
-        found = _operator(node, env, kinds)
-        if found.flops or found.weights or found.caches or found.activations:
-            yield found
+        yield _operator(node, env, kinds)
 
 
 def _updated(node: Node, kinds: Mapping[Value, str]) -> dict[Value, str]:
@@ -122,10 +143,9 @@ def _operator(node: Node, env: Mapping[str, int], kinds: Mapping[Value, str]) ->
         return Traffic(node.op, 0, 0, 0, 0, False)
     else:
         caches = max(0.0, moved - weights - activations)
-    # States and activations are float32 in the IR and bf16 on the device; streams stay float32.
     streams = float(sum(int(types[v].nbytes) for v in fresh if types[v].rank == 3 and node.op.startswith("mhc")))
-    int8 = any(types[v].dtype.value == "q8" for v in matrices)
-    return Traffic(node.op, flops, weights, caches / 2, (activations + streams) / 2, int8, experts)
+    int8 = any(types[v].dtype.value == "w8a8" for v in matrices)
+    return Traffic(node.op, flops, weights, caches, activations, int8, experts, streams)
 
 
 @dataclass(frozen=True)
@@ -176,25 +196,26 @@ def _cards(chip: Chip, weights: float, caches: float, batch: int) -> int:
     return max(1, math.ceil((weights + caches * batch) / memory))
 
 
-def cache_bytes(module: Module, context: int) -> int:
+def cache_bytes(module: Module, context: int, wide: bool) -> int:
     """Bytes of one sequence's states on the device."""
-    return sum(2 * s.width * (s.rows if s.rows is not None else context) for s in module.states.values())
+    return sum((4 if wide else 2) * s.width * (s.rows if s.rows is not None else context) for s in module.states.values())
 
 
 def estimate(
     module: Module, host: HostProgram, config: OpenPanguConfig, chip: Chip, acceptance: Sequence[float], minimum: int, context: int
 ) -> dict[str, Any]:
     """The record `ascend` of `inspect --json`. minimum: bytes that a step at `context` cannot avoid, in the device's formats."""
+    wide = host.plan["activations"] == "float32"
     heads = [name for name in (f"draft_{i}" for i in range(1, len(acceptance) + 1)) if name in module.programs]
     own, drafts = count_launches(host, "step"), [count_launches(host, name) for name in heads]
     weights = float(sum(int(t.nbytes) for t in module.weights.values()))
     layers = config.num_hidden_layers
     rows = []
     for rows_cached in (c for c in CONTEXTS if c <= config.max_position_embeddings):
-        trunk = traffic(module, module.programs["step"], rows_cached)
-        extra = [traffic(module, module.programs[name], rows_cached) for name in heads]
+        trunk = traffic(module, module.programs["step"], rows_cached, wide)
+        extra = [traffic(module, module.programs[name], rows_cached, wide) for name in heads]
         for batch in BATCHES:
-            cards = _cards(chip, weights, cache_bytes(module, rows_cached), batch)
+            cards = _cards(chip, weights, cache_bytes(module, rows_cached, wide), batch)
             plain = _step(chip, trunk, [], batch, own.total, cards)
             row: dict[str, Any] = {
                 "context": rows_cached, "batch": batch, "cards": cards, "seconds": plain,
@@ -207,7 +228,8 @@ def estimate(
                     "tokens_per_second_per_card_with_mtp": batch * expected_tokens(acceptance) / drafted / cards,
                 }  # fmt: skip
             rows.append(row)
-    one = sum(t.bytes(1, 1) for t in traffic(module, module.programs["step"], context))
+    assumptions = [*ASSUMPTIONS, STORAGE[host.plan["activations"]], *chip.derivation, PUBLISHED]
+    one = sum(t.bytes(1, 1) for t in traffic(module, module.programs["step"], context, wide))
     return {
         "target": chip.target, "chip": chip.name,
         "launches": {
@@ -215,11 +237,12 @@ def estimate(
             "functions": dict(own.functions), "drafts": {n: d.total for n, d in zip(heads, drafts, strict=True)},
         },
         "bytes_per_token": {"context": context, "moved": one, "minimum": minimum, "ratio": one / minimum},
-        "steps": rows, "acceptance": list(acceptance), "assumptions": [*ASSUMPTIONS, *chip.derivation, PUBLISHED],
+        "steps": rows, "acceptance": list(acceptance), "assumptions": assumptions,
     }  # fmt: skip
 
 
-def device_module(module: Module) -> Module:
-    """The module with states in the device's formats, for the minimum."""
-    return replace(module, states={name: replace(s, dtype="bf16") for name, s in module.states.items()})
+def device_module(module: Module, activations: str) -> Module:
+    """The module with states of the device's sizes, for the minimum."""
+    dtype = "f32" if activations == "float32" else "bf16"
+    return replace(module, states={name: replace(s, dtype=dtype) for name, s in module.states.items()})
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from pangu_compile.codegen.ascend.kernel import HEADERS, Kernel, sources
+from pangu_compile.codegen.ascend.kernel import HEADERS, Argument, Kernel, sources
 
 SIMULATOR = Path(__file__).parents[3] / "codegen" / "ascend" / "simulator"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", f"-I{SIMULATOR / 'include'}", f"-I{SIMULATOR / 'src'}"]
-DTYPES = {"float": np.float32, "bfloat16_t": np.uint16, "int8_t": np.int8, "int32_t": np.int32}
+DTYPES = {"float": np.float32, "bfloat16_t": np.uint16, "split": np.uint16, "int8_t": np.int8, "int32_t": np.int32}
 
 
 def to_bf16(x: np.ndarray) -> np.ndarray:
@@ -27,12 +27,33 @@ def from_bf16(x: np.ndarray) -> np.ndarray:
     return (x.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
+def to_split(x: np.ndarray) -> np.ndarray:
+    """Rows of high parts and of low parts, as uint16 of twice the width."""
+    high = to_bf16(x)
+    return np.concatenate([high, to_bf16(np.asarray(x, np.float32) - from_bf16(high).astype(np.float32))], -1)
+
+
+def from_split(x: np.ndarray) -> np.ndarray:
+    """The sums of both parts; x[..., 2n] -> [..., n]."""
+    high, low = np.split(from_bf16(x), 2, axis=-1)
+    return high + low
+
+
 def ulps(got: np.ndarray, want: np.ndarray) -> float:
     """Largest difference of bf16 `got` from `want`, in units of bf16's last place at the scale of each row's values."""
     got, want = np.atleast_2d(from_bf16(got)), np.atleast_2d(want)
     scale = np.maximum(np.abs(want), np.sqrt((want * want).mean(-1, keepdims=True)))
     unit = 2.0 ** (np.floor(np.log2(np.maximum(scale, 1e-30))) - 7)
     return float((np.abs(got - want) / unit).max())
+
+
+def close(got: np.ndarray, want: np.ndarray, dtype: str = "bfloat16_t", ulp: float = 0.51) -> bool:
+    """Is a kernel's result of that type what it should be, but for the rounding to the type and a few float32 roundings?"""
+    if dtype == "bfloat16_t":
+        return ulps(got.reshape(want.shape), want) <= ulp
+    values = from_split(got.reshape(*want.shape[:-1], -1)) if dtype == "split" else got.reshape(want.shape)
+    roundings = 4e-6 * np.abs(want).max() + (2.0**-17 * np.abs(want) if dtype == "split" else 0.0)
+    return bool((np.abs(values - want) <= roundings).all())
 
 
 class SimulationFault(Exception):
@@ -67,7 +88,7 @@ class Library:
             given = arrays.get(a.name)
             if given is None and a.role == "in":
                 raise KeyError(f"{name}: no array for {a.name}")
-            array = np.ascontiguousarray(given) if given is not None else np.full(_count(a.shape, sizes), 77, DTYPES[a.dtype])
+            array = np.ascontiguousarray(given) if given is not None else np.full(_count(a, sizes), 77, DTYPES[a.dtype])
             if array.dtype != DTYPES[a.dtype]:
                 raise TypeError(f"{name}: {a.name} is {array.dtype}, not {a.dtype}")
             padded = _aligned(array)
@@ -96,7 +117,8 @@ def _aligned(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _count(shape: str, sizes: Mapping[str, int]) -> int:
-    """Elements of a shape such as "slices, tokens, 32 + tokens, 96": parts are added."""
-    parts = [[f.strip() for f in part.split(",")] for part in shape.split(" + ")]
-    return max(1, sum(int(np.prod([sizes[f] if f in sizes else int(f) for f in part])) for part in parts))
+def _count(a: Argument, sizes: Mapping[str, int]) -> int:
+    """Elements of a shape such as "slices, tokens, 32 + tokens, 96": parts are added. A split element is two."""
+    parts = [[f.strip() for f in part.split(",")] for part in a.shape.split(" + ")]
+    elements = sum(int(np.prod([sizes[f] if f in sizes else int(f) for f in part])) for part in parts)
+    return max(1, elements * (2 if a.dtype == "split" else 1))

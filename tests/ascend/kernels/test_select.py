@@ -5,7 +5,7 @@ from __future__ import annotations
 import catalogue
 import numpy as np
 import pytest
-from kernel_harness import Library, from_bf16, to_bf16
+from kernel_harness import Library, from_bf16, from_split, to_bf16, to_split
 
 from pangu_compile.ir.ops.attention import _causal, index_scores
 from pangu_compile.ir.ops.norm import sigmoid
@@ -78,12 +78,13 @@ def test_verification_accepts_the_longest_prefix(library: Library, name: str, se
 @pytest.mark.parametrize("name", list(catalogue.INDEX_SCORE))
 def test_index_scores(library: Library, name: str, tokens: int, start: int) -> None:
     rng, s = np.random.default_rng(tokens), catalogue.INDEX_SCORE[name]
-    iq, keys = (to_bf16(rng.normal(size=size)) for size in ((tokens, s["heads"], s["channels"]), (start + tokens, s["channels"])))
+    to_rows, from_rows = (to_split, from_split) if s.get("row_type") == "split" else (to_bf16, from_bf16)
+    iq, keys = (to_rows(rng.normal(size=size)) for size in ((tokens, s["heads"], s["channels"]), (start + tokens, s["channels"])))
     weight = rng.normal(size=(tokens, s["heads"])).astype(np.float32)
     stored = weight if "weight_type" in s else to_bf16(weight)
     used = weight if "weight_type" in s else from_bf16(stored)
     got = library.run(name, {"tokens": tokens, "start": start}, cores=20, iq=iq, keys=keys, weight=stored)["scores"]
-    want = index_scores(from_bf16(iq), used.astype(np.float64), from_bf16(keys), s["scale"])
+    want = index_scores(from_rows(iq), used.astype(np.float64), from_rows(keys), s["scale"])
     causal = _causal(tokens, start + tokens)
     assert np.abs(got.reshape(want.shape) - want)[causal].max() <= 1e-5 * max(1.0, np.abs(want).max())
 

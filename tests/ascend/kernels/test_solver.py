@@ -78,11 +78,16 @@ def test_streams_up_to_the_large_model(streams: int, hidden: int, block: bool, p
         assert streams > 5
 
 
-@given(st.integers(1, 128), st.integers(1, 512), st.integers(1, 64), st.sampled_from(["swa", "dense", "dsa"]))
-def test_attention_tiles_fit_the_cube_core(heads: int, latent: int, half: int, kind: str) -> None:
-    kernel = attention(
-        CHIP, "k", kind=kind, heads=heads, width=latent + 2 * half, latent=latent, sinks=0, scale=1.0, window=9, ring=9, top=64
-    )
+@given(
+    st.integers(1, 128),
+    st.integers(1, 512),
+    st.integers(1, 64),
+    st.sampled_from(["swa", "dense", "dsa"]),
+    st.sampled_from(["bfloat16_t", "split"]),
+)
+def test_attention_tiles_fit_the_cube_core(heads: int, latent: int, half: int, kind: str, row_type: str) -> None:
+    sizes = {"heads": heads, "width": latent + 2 * half, "latent": latent, "window": 9, "ring": 9, "top": 64}
+    kernel = attention(CHIP, "k", kind=kind, sinks=0, scale=1.0, row_type=row_type, **sizes)
     tasks = re.search(r"kTaskTokens = (\d+), kTaskHeads = (\d+)", kernel.source)
     assert tasks and int(tasks[1]) >= 1 and int(tasks[2]) == min(heads, int(tasks[2]))
 
@@ -94,7 +99,7 @@ def test_attention_tiles_fit_the_cube_core(heads: int, latent: int, half: int, k
         lambda: rotary(CHIP, "k", heads=2, channels=20, dim=130, offset=0),
         lambda: conv_norm(CHIP, "k", channels=8, taps=4, ring=2),
         lambda: conv_norm(CHIP, "k", channels=8, rotary=2),
-        lambda: swiglu(CHIP, "k", width=200_000),
+        lambda: swiglu(CHIP, "k", width=200_000, quantise=True),
         lambda: mhc(CHIP, "k", streams=9, hidden=8, post=Post()),
         lambda: attention(CHIP, "k", kind="swa", heads=1, width=8, latent=8, sinks=0, scale=1.0, window=8, ring=3),
     ],

@@ -153,6 +153,22 @@ def test_quant_matmul(device: Device, random: np.random.Generator) -> None:
     np.testing.assert_allclose(widened(out), expected, rtol=2**-8)
 
 
+def test_integer_sums_are_exact(device: Device, random: np.random.Generator) -> None:
+    """With int32 results: no rounding to float32 on the way."""
+    x, w = random.integers(120, 128, (6, 4096)).astype(np.int8), random.integers(120, 128, (3, 7, 4096)).astype(np.int8)
+    scale, ends = np.ones(7, np.float32), np.array([2, 2, 6], np.int64)
+    out, grouped = np.zeros((6, 7), np.int32), np.zeros((6, 7), np.int32)
+    device.run("aclnnQuantMatmulV4", device.tensor(x), device.tensor(w[1]), device.tensor(scale), None, None, None, False, True,
+               device.tensor(out, written=False))
+    device.run("aclnnGroupedMatmulV4", device.list(device.tensor(x)), device.list(device.tensor(w, transposed=True)), None, None,
+               None, None, None, None, device.tensor(ends), None, None, None, 2, 0, 0, 0,
+               device.list(device.tensor(grouped, written=False)), None, None)
+    device.fetch()
+    wide = x.astype(np.int64)
+    assert (out == wide @ w[1].T.astype(np.int64)).all() and (out > 2**24).all()
+    assert (grouped == np.einsum("mk,mnk->mn", wide, w[[0, 0, 2, 2, 2, 2]].astype(np.int64))).all()
+
+
 @pytest.mark.parametrize("cumulative", [False, True])
 @pytest.mark.parametrize("quantised", [False, True])
 def test_grouped_matmul(device: Device, random: np.random.Generator, cumulative: bool, quantised: bool) -> None:

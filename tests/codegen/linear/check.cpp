@@ -27,7 +27,8 @@ struct Format {
   int32_t code;
   const char *name;
 };
-const Format kFormats[] = {{PANGU_F32, "f32"}, {PANGU_BF16, "bf16"}, {PANGU_Q8, "q8"}, {PANGU_Q4, "q4"}, {PANGU_BF16C, "bf16c"}};
+const Format kFormats[] = {{PANGU_F32, "f32"}, {PANGU_BF16, "bf16"}, {PANGU_Q8, "q8"}, {PANGU_Q4, "q4"}, {PANGU_W8A8, "w8a8"},
+                           {PANGU_BF16C, "bf16c"}};
 
 struct Matrix {
   std::vector<uint8_t> bytes;
@@ -38,13 +39,13 @@ struct Matrix {
     const int64_t stride = pangu::weight_row_bytes(format, I), groups = pangu::weight_groups(I);
     const int64_t data = O * stride, at = (data + 63) / 64 * 64;
     const int64_t scales = format == PANGU_Q4 ? 2 * O * groups : 4 * O;
-    const bool quantised = format == PANGU_Q8 || format == PANGU_Q4 || format == PANGU_BF16C;
-    bytes.resize(static_cast<size_t>(quantised ? at + scales : data));
+    const bool scaled = pangu::is_int8(format) || format == PANGU_Q4 || format == PANGU_BF16C;
+    bytes.resize(static_cast<size_t>(scaled ? at + scales : data));
     if (format == PANGU_F32)
       for (int64_t i = 0; i < O * I; ++i) put(4 * i, random_float());
     if (format == PANGU_BF16)
       for (int64_t i = 0; i < O * I; ++i) put(2 * i, static_cast<uint16_t>((random_bits() & 0x80ff) | 0x3e00));
-    if (format == PANGU_Q8)
+    if (pangu::is_int8(format))
       for (int64_t o = 0; o < O; ++o) {
         for (int64_t i = 0; i < I; ++i) bytes[static_cast<size_t>(o * stride + i)] = static_cast<uint8_t>(random_bits() % 255 - 127);
         put(at + 4 * o, random_float() / 127);
@@ -95,12 +96,12 @@ std::vector<double> peaks(int64_t I, const float *x, int64_t n) {
   return p;
 }
 
-// Where weights are integers, x rounds to 16 bits of the largest of 512 (q8), or to 8 bits of the largest of 32 (q4): by half a
-// step at most. Sums are in float32.
+// Where weights are integers, x rounds to 16 bits of the largest of 512 (q8), or to 8 bits of the largest of 32 (q4) or of the row
+// (w8a8): by half a step at most. Sums are in float32.
 void check_values(const Format &f, const Matrix &m, int64_t T, int64_t O, int64_t I, const float *x, const float *y, int64_t stride) {
-  const bool integers = f.code == PANGU_Q8 || f.code == PANGU_Q4;
-  const int64_t shared = f.code == PANGU_Q4 ? 32 : 512;
-  const double steps = f.code == PANGU_Q4 ? 2 * 127 : 2 * 32639;
+  const bool integers = pangu::is_int8(f.code) || f.code == PANGU_Q4;
+  const int64_t shared = f.code == PANGU_Q4 ? 32 : f.code == PANGU_W8A8 ? I : 512;
+  const double steps = f.code == PANGU_Q8 ? 2 * 32639 : 2 * 127;
   for (int64_t t = 0; t < T; ++t) {
     const std::vector<double> peak = peaks(I, x + t * I, shared);
     for (int64_t o = 0; o < O; ++o) {
@@ -190,6 +191,24 @@ void check_nan(const Format &f) {
     if (v != 0) return fail("zeros", f.name, T, O, I);
 }
 
+// w8a8: the integers of x are its numbers over max|x| / 127, rounded to nearest even, and their sums with the weights' are exact, so
+// that an element is that sum times two scales: two roundings of the product, and one of the sum.
+void check_w8a8(int64_t O, int64_t I) {
+  const Matrix m(PANGU_W8A8, O, I);
+  std::vector<float> x = random_floats(I);
+  for (int64_t i = 0; i + 1 < I; i += 3) x[static_cast<size_t>(i)] = float(i % 8) + 0.5f; // ties, with a scale of 1
+  for (float &v : x) v = std::min(v, 90.0f);
+  x[static_cast<size_t>(I - 1)] = -127.0f;
+  const std::vector<float> y = whole(nullptr, m, 1, O, I, x.data());
+  for (int64_t o = 0; o < O; ++o) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < I; ++i)
+      sum += int64_t(static_cast<int8_t>(m.bytes[static_cast<size_t>(o * m.w.row_stride + i)])) * int64_t(std::nearbyint(x[static_cast<size_t>(i)]));
+    const double want = double(sum) * double(static_cast<const float *>(m.w.scales)[o]);
+    if (!(std::fabs(double(y[static_cast<size_t>(o)]) - want) <= 3e-7 * std::fabs(want))) return fail("integers of x", "w8a8", 1, O, I);
+  }
+}
+
 // The largest integers that can occur: no sum may overflow.
 void check_extremes() {
   const int64_t I = 1536, O = 4;
@@ -203,6 +222,11 @@ void check_extremes() {
   for (int64_t o = 0; o < O; ++o) pangu::weight_row(fours.w, o, I, fours.values.data() + o * I);
   std::vector<float> both = x;
   for (size_t i = 0; i < both.size(); i += 3) both[i] = -3.25f;
+  Matrix wide(PANGU_W8A8, 2, 140000); // a sum that is as large as int32 has it, and the next one
+  for (int64_t i = 0; i < 2 * 140000; ++i) wide.bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(i < 140000 ? 127 : -127);
+  for (int64_t o = 0; o < 2; ++o) pangu::weight_row(wide.w, o, 140000, wide.values.data() + o * 140000);
+  const std::vector<float> many(140000, 3.25f);
+  check_values(kFormats[4], wide, 1, 2, 140000, many.data(), whole(nullptr, wide, 1, 2, 140000, many.data()).data(), 2);
   for (const std::vector<float> &v : {x, both}) check_values(kFormats[3], fours, 1, O, I, v.data(), whole(nullptr, fours, 1, O, I, v.data()).data(), O);
 }
 
@@ -225,6 +249,7 @@ int main(int argc, char **) {
     check_nan(f);
   }
   check_extremes();
+  for (int64_t I : {1, 40, 513, 2560}) check_w8a8(19, I);
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

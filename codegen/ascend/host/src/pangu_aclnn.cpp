@@ -149,29 +149,31 @@ void take_rows(Device &d, const View &table, const View &index, const View &out)
       aclnnEmbedding);
 }
 
-void init_routing(Device &d, const View &x, const View &index, const View &rows, const View &place, const View &counts) {
+void init_routing(Device &d, const View &x, const View &index, const View &rows, const View &place, const View &totals, bool so_far) {
   if (rows.empty()) return;
-  const Tensor tokens = tensor(x), experts = tensor(index), sorted = tensor(rows), where = tensor(place), totals = tensor(counts);
+  const Tensor tokens = tensor(x), experts = tensor(index), sorted = tensor(rows), where = tensor(place), counts = tensor(totals);
   run(d, "aclnnMoeInitRoutingV2",
       [&](uint64_t *n, aclOpExecutor **e) {
-        constexpr int64_t all_rows = 0, no_capacity = 0, dropless = 0, as_counts = 2;
-        return aclnnMoeInitRoutingV2GetWorkspaceSize(tokens.get(), experts.get(), all_rows, no_capacity, counts.dims[0], dropless, as_counts, false,
-                                                     sorted.get(), where.get(), totals.get(), nullptr, n, e);
+        constexpr int64_t all_rows = 0, no_capacity = 0, dropless = 0;
+        const int64_t flag = so_far ? 1 : 2;
+        return aclnnMoeInitRoutingV2GetWorkspaceSize(tokens.get(), experts.get(), all_rows, no_capacity, totals.dims[0], dropless, flag, false,
+                                                     sorted.get(), where.get(), counts.get(), nullptr, n, e);
       },
       aclnnMoeInitRoutingV2);
 }
 
 namespace {
 
-// Rows are split by counts; scales are null where the operands are bf16.
-void grouped(Device &d, const View &rows, const View &weight, const View *scale, const View *row_scale, const View &counts, const View &out) {
+// Rows are split by `totals`: sizes of groups, or where they end (so_far). Scales are null where nothing is to be scaled.
+void grouped(Device &d, const View &rows, const View &weight, const View *scale, const View *row_scale, const View &totals, const View &out, bool so_far) {
   if (out.empty()) return;
   const List x = list(rows), w = list(weight), y = list(out);
   const List columns = scale != nullptr ? list(*scale) : nullptr, tokens = row_scale != nullptr ? list(*row_scale) : nullptr;
-  const Tensor groups = tensor(counts);
+  const Tensor groups = tensor(totals);
   run(d, "aclnnGroupedMatmulV4",
       [&](uint64_t *n, aclOpExecutor **e) {
-        constexpr int64_t one_output = 2, by_rows = 0, as_counts = 1, no_activation = 0;
+        constexpr int64_t one_output = 2, by_rows = 0, no_activation = 0;
+        const int64_t as_counts = so_far ? 0 : 1;
         return aclnnGroupedMatmulV4GetWorkspaceSize(x.get(), w.get(), nullptr, columns.get(), nullptr, nullptr, nullptr, tokens.get(), groups.get(), nullptr,
                                                     nullptr, nullptr, one_output, by_rows, as_counts, no_activation, y.get(), nullptr, nullptr, n, e);
       },
@@ -181,11 +183,15 @@ void grouped(Device &d, const View &rows, const View &weight, const View *scale,
 } // namespace
 
 void grouped_matmul(Device &d, const View &rows, const View &weight, const View &counts, const View &out) {
-  grouped(d, rows, weight, nullptr, nullptr, counts, out);
+  grouped(d, rows, weight, nullptr, nullptr, counts, out, false);
+}
+
+void grouped_sums(Device &d, const View &rows, const View &weight, const View &ends, const View &out) {
+  grouped(d, rows, weight, nullptr, nullptr, ends, out, true);
 }
 
 void quant_grouped_matmul(Device &d, const View &rows, const View &weight, const View &scale, const View &row_scale, const View &counts, const View &out) {
-  grouped(d, rows, weight, &scale, &row_scale, counts, out);
+  grouped(d, rows, weight, &scale, &row_scale, counts, out, false);
 }
 
 void finalize_routing(Device &d, const View &rows, const View &place, const View &shared, const View &weight, const View &out) {

@@ -152,6 +152,11 @@ void upload_i32(Device &, Memory to, const void *from, int64_t n) {
   send(to, std::vector<int32_t>(source, source + n));
 }
 
+void upload_f32(Device &, Memory to, const void *from, int64_t n) {
+  const float *source = static_cast<const float *>(from);
+  send(to, std::vector<float>(source, source + n));
+}
+
 void upload_bf16(Device &, Memory to, const void *from, int64_t n) {
   const float *source = static_cast<const float *>(from);
   std::vector<uint16_t> bits(static_cast<size_t>(n));

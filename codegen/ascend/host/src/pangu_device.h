@@ -41,8 +41,9 @@ void check_launch(uint32_t status, const char *kernel);
 // [rows, width] float32: cos, then sin, of position * theta^(-2i/width), angles in float64. Made once for each width and theta.
 Memory rotary_table(Device &d, int64_t width, double theta, int64_t rows);
 
-// Program inputs: int64 indices as int32, float32 as bf16.
+// Program inputs: int64 indices as int32, float32 as it is or as bf16.
 void upload_i32(Device &d, Memory to, const void *from, int64_t n);
+void upload_f32(Device &d, Memory to, const void *from, int64_t n);
 void upload_bf16(Device &d, Memory to, const void *from, int64_t n);
 // Program results: they wait for everything before them on the stream.
 void download_bf16(Device &d, void *to, Memory from, int64_t n);

@@ -1,4 +1,4 @@
-// Matrix products of vendor operators: float32 accumulation (int32 for int8), one rounding at the end. Matmul and BatchMatMul round
+// Matrix products of vendor operators: float32 accumulation (int32 for int8, and int32 results are these sums), one rounding at the end. Matmul and BatchMatMul round
 // to the type of their operands and cast that to the type of the result, as documented: a float32 result of bf16 operands is no finer.
 #include <cmath>
 
@@ -98,16 +98,21 @@ struct Matrix {
     }
 };
 
-// Rows [first, first + count) of x by the matrix that starts at `weight_at` of w.
-std::vector<float> rows_product(const Matrix& x, const Matrix& w, int64_t first, int64_t count, int64_t weight_at, int64_t n) {
-    std::vector<float> result(size_t(count * n), 0.0f);
-    if (!x.quantised) {
-        multiply_add(x.floats.data() + first * x.columns, w.floats.data() + weight_at, result.data(), count, x.columns, n);
-        return result;
-    }
-    std::vector<int32_t> sums(result.size(), 0);
+// Rows [first, first + count) of x by the matrix that starts at `weight_at` of w, both int8.
+std::vector<int32_t> rows_sums(const Matrix& x, const Matrix& w, int64_t first, int64_t count, int64_t weight_at, int64_t n) {
+    std::vector<int32_t> sums(size_t(count * n), 0);
     multiply_add(x.bytes.data() + first * x.columns, w.bytes.data() + weight_at, sums.data(), count, x.columns, n);
-    for (size_t i = 0; i < sums.size(); ++i) result[i] = float(sums[i]);
+    return sums;
+}
+
+// The same of int8 or floats, as floats.
+std::vector<float> rows_product(const Matrix& x, const Matrix& w, int64_t first, int64_t count, int64_t weight_at, int64_t n) {
+    if (x.quantised) {
+        const std::vector<int32_t> sums = rows_sums(x, w, first, count, weight_at, n);
+        return {sums.begin(), sums.end()};
+    }
+    std::vector<float> result(size_t(count * n), 0.0f);
+    multiply_add(x.floats.data() + first * x.columns, w.floats.data() + weight_at, result.data(), count, x.columns, n);
     return result;
 }
 
@@ -157,13 +162,19 @@ struct Grouped {
         const Matrix left(x[0], rows, k);
         const std::vector<float> token_scales = token_scale.empty() ? std::vector<float>() : values(token_scale[0]);
         std::vector<float> result(size_t(out[0].elements()), 0.0f);
+        std::vector<int64_t> sums(out[0].type == ACL_INT32 ? result.size() : 0, 0);
         std::vector<Matrix> whole;
         if (one_weight) whole.emplace_back(weight[0], groups_count * k, n);
         int64_t first = 0;
         for (int64_t group = 0; group < groups_count; ++group) {
             const int64_t count = list_type == 1 ? list[size_t(group)] : list[size_t(group)] - first;
             demand(count >= 0 && first + count <= rows, "groupList does not split the rows of x");
-            if (count > 0) {
+            if (count > 0 && !sums.empty()) {
+                const std::vector<int32_t> piece = one_weight
+                    ? rows_sums(left, whole[0], first, count, group * k * n, n)
+                    : rows_sums(left, Matrix(weight[size_t(group)], k, n), first, count, 0, n);
+                std::copy(piece.begin(), piece.end(), sums.begin() + first * n);
+            } else if (count > 0) {
                 std::vector<float> piece = one_weight
                     ? rows_product(left, whole[0], first, count, group * k * n, n)
                     : rows_product(left, Matrix(weight[size_t(group)], k, n), first, count, 0, n);
@@ -172,7 +183,8 @@ struct Grouped {
             }
             first += count;
         }
-        assign(out[0], result);
+        if (!sums.empty()) assign(out[0], sums);
+        else assign(out[0], result);
     }
 
     void separate() const {
@@ -223,7 +235,8 @@ aclnnStatus aclnnQuantMatmulV4GetWorkspaceSize(const aclTensor* x1, const aclTen
         demand(x1->type == ACL_INT8 && x2->type == ACL_INT8, "operands that are not int8");
         demand(scale && (scale->type == ACL_FLOAT || scale->type == ACL_BF16), "a scale that is neither float nor bfloat16");
         demand(!offset, "offset, which is for int8 results");
-        demand(out->type == ACL_BF16 || out->type == ACL_FLOAT16, "a result that is neither bfloat16 nor float16");
+        demand(out->type == ACL_BF16 || out->type == ACL_FLOAT16 || out->type == ACL_INT32, "a result that is neither bfloat16, float16 nor int32");
+        demand(out->type != ACL_INT32 || (!pertoken && (!bias || bias->type == ACL_INT32)), "an int32 result with a scale per token or a bias of floats");
         const auto turned = [](aclTensor tensor, bool turn) {
             if (turn) {
                 std::swap(tensor.dims[0], tensor.dims[1]);
@@ -237,6 +250,14 @@ aclnnStatus aclnnQuantMatmulV4GetWorkspaceSize(const aclTensor* x1, const aclTen
         const bool has_rows = pertoken != nullptr, has_bias = bias != nullptr;
         return [=, columns = *scale, rows = has_rows ? *pertoken : aclTensor(), added = has_bias ? *bias : aclTensor(), c = *out] {
             const int64_t m = a.dim(0), k = a.dim(1), n = b.dim(1);
+            if (c.type == ACL_INT32) {
+                const std::vector<int32_t> sums = sim::rows_sums(sim::Matrix(a, m, k), sim::Matrix(b, k, n), 0, m, 0, n);
+                std::vector<int64_t> whole(sums.begin(), sums.end());
+                const std::vector<int64_t> offset = has_bias ? sim::integers(added) : std::vector<int64_t>(size_t(n), 0);
+                for (size_t i = 0; i < whole.size(); ++i) whole[i] += offset[i % size_t(n)];
+                sim::assign(c, whole);
+                return;
+            }
             std::vector<float> result = sim::rows_product(sim::Matrix(a, m, k), sim::Matrix(b, k, n), 0, m, 0, n);
             const std::vector<float> by_column = sim::values(columns);
             const std::vector<float> by_row = has_rows ? sim::values(rows) : std::vector<float>();
@@ -283,6 +304,8 @@ aclnnStatus aclnnGroupedMatmulV4GetWorkspaceSize(
         demand(groupType == 0 || groupType == -1, "a group type other than 0 (rows) and -1 (lists)");
         if (groupType == 0) {
             demand(groupListOptional && groupListOptional->type == ACL_INT64, "groupList is missing or not int64");
+            demand(grouped.out[0].type != ACL_INT32 || (grouped.x[0].type == ACL_INT8 && !scaleOptional && !perTokenScaleOptional && !biasOptional),
+                   "an int32 result of operands that are not int8, or with scales or a bias");
             demand(grouped.x.size() == 1 && grouped.out.size() == 1 && (splitItem == 2 || splitItem == 3),
                    "rows are split with one x, one out and splitItem 2 or 3");
             grouped.groups = *groupListOptional;

@@ -1,0 +1,64 @@
+"""Rows of float32 as int8, and sums of int8 products as float32: what stands on either side of the vendor's int8 products."""
+
+from __future__ import annotations
+
+from .kernel import Argument, Kernel
+from .platform import Platform
+from .tiling import Buffer, TilingError, align, ceil_div
+from .vector_kernels import F32, FACTORS, reduce_work, tokens_kernel, ub_tile
+
+
+def quantise(chip: Platform, name: str, *, channels: int) -> Kernel:
+    """x[T, C] f32 -> y[T, C] int8, scale[T] f32 = max|x| / 127; the vendor's operator takes no float32."""
+    pitch = align(channels, 16)
+
+    def buffers(depth: int) -> list[Buffer]:
+        return [
+            Buffer("x", pitch * F32, depth=depth),
+            Buffer("y", align(channels, 32), depth=depth),
+            Buffer("scale", F32, fixed=7 * F32, depth=2),
+            Buffer("wide", pitch * F32),
+            Buffer("magnitude", pitch * F32),
+            Buffer("work", reduce_work(channels), fixed=32),
+            FACTORS,
+        ]
+
+    depth = 2
+    try:
+        tile = ub_tile(name, chip, buffers(depth))
+    except TilingError:
+        depth = 1
+        tile = ub_tile(name, chip, buffers(depth))
+    arguments = (
+        Argument("x", "float", f"tokens, {channels}"),
+        Argument("y", "int8_t", f"tokens, {channels}", "out"),
+        Argument("scale", "float", "tokens", "out"),
+    )
+    return tokens_kernel(
+        name, "quantise.cpp.jinja", "linear", arguments, channels=channels, pitch=pitch, depth=depth, tile=tile
+    )  # fmt: skip
+
+
+def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0) -> Kernel:
+    """y[T, N] f32 = x[T, N] i32 * row_scale[T] * scale[N]; with `groups`, rows up to ends[g] have scale[g, N]."""
+    width = min(columns, 2048)
+    pitch = align(width, 8)
+    buffers = [
+        Buffer("x", pitch * F32, depth=2),
+        Buffer("y", pitch * F32, depth=2),
+        Buffer("scale", fixed=pitch * F32, depth=2),
+        Buffer("factor", F32, fixed=7 * F32, depth=2),
+        Buffer("spread", 8 * F32, fixed=7 * 8 * F32),
+    ]
+    arguments = (
+        Argument("x", "int32_t", f"tokens, {columns}"),
+        Argument("row_scale", "float", "tokens"),
+        Argument("scale", "float", f"{max(groups, 1)}, {columns}"),
+        *((Argument("ends", "int32_t", f"{groups}", note="one past the last row of each group"),) if groups else ()),
+        Argument("y", "float", f"tokens, {columns}", "out"),
+    )
+    chunks = ceil_div(columns, width)
+    return tokens_kernel(
+        name, "dequantise.cpp.jinja", "linear", arguments, units=f"t.tokens * {chunks}u", columns=columns, width=width,
+        chunks=chunks, groups=groups, tile=ub_tile(name, chip, buffers),
+    )  # fmt: skip

@@ -1,0 +1,131 @@
+"""bfloat16, and bf16c: bfloat16 in 12 bits without loss (codegen/cpu/kernels/pangu_quant.h has the layout).
+
+Most weights of a row lie within 2^15 of its largest one, so a code of 4 bits tells their exponents. The others, as many as a row
+may list, are kept whole behind it. `compresses` says whether all rows of a tensor are so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pangu_compile.errors import CompileError
+from pangu_compile.ir import DType
+from pangu_compile.ir.types import PACKED_UNIT, PACKED_UNIT_BYTES, packed_row_bytes
+
+Bytes = npt.NDArray[np.uint8]
+Bits = npt.NDArray[np.uint16]
+Floats = npt.NDArray[np.float32]
+
+WINDOW = 15  # exponents that a code can name; code 0 is zero
+SLICE = 1 << 20  # elements that are looked at at a time
+SPECIAL = 255  # the exponent of infinities and NaN
+BLOCK = 32
+_PLACE = np.arange(BLOCK)
+PLACE = _PLACE // 8 * 4 + _PLACE % 4 + _PLACE // 4 % 2 * 16  # where column c of a block lies
+COLUMN = np.argsort(PLACE)
+
+
+def to_bf16(values: Floats) -> Bits:
+    """float32 to the nearest bfloat16 (ties to even), as its bits. NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def from_bf16(bits: Bits) -> Floats:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def listed_weights(columns: int) -> int:
+    """How many weights below its window a row of bf16c may list."""
+    return -(-columns // PACKED_UNIT)
+
+
+def _below(bits: Bits) -> tuple[Bytes, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Of bf16 rows [R, I]: exponents, which weights are zero or below their row's window, and the rows' largest exponents."""
+    exponents = (bits >> 7 & 0xFF).astype(np.uint8)
+    top = exponents.max(-1, initial=1).astype(np.int64)
+    return exponents, (exponents <= (top - WINDOW)[:, None]) | (exponents == 0), top
+
+
+def _fits(rows: Floats) -> bool:
+    bits = to_bf16(rows)
+    _, below, top = _below(bits)
+    listed = np.count_nonzero(below & (bits & 0x7FFF != 0), axis=-1)
+    return bool(top.max(initial=0) < SPECIAL and listed.max(initial=0) <= listed_weights(rows.shape[1]))
+
+
+def compresses(columns: int, parts: Iterable[npt.NDArray[Any]], jobs: int = 1) -> bool:
+    """Can bf16c hold a tensor whose rows of `columns` weights come in pieces? `jobs` threads look at slices."""
+    step = max(1, SLICE // max(1, columns))
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        for part in parts:
+            rows = part.reshape(-1, columns)
+            begins = range(0, len(rows), step)
+            if not all(pool.map(lambda at, r=rows: _fits(np.asarray(r[at : at + step], np.float32)), begins)):  # type: ignore[misc]
+                return False
+    return True
+
+
+def compression(parts: Callable[[str], Iterable[npt.NDArray[Any]]], jobs: int) -> Callable[[str], bool]:
+    """`compresses` for weights by name, of which `parts` gives the pieces: whole rows of the last axis."""
+
+    def one(name: str) -> bool:
+        pieces = iter(parts(name))
+        first = next(pieces)
+        return compresses(first.shape[-1], (piece for group in ((first,), pieces) for piece in group), jobs)
+
+    return one
+
+
+def pack_rows(rows: Floats, name: str) -> tuple[Bytes, Floats]:
+    """[R, I] -> (rows as stored, a scale each).
+
+    Raises:
+        CompileError: a row does not fit; `compresses` would have said so.
+    """
+    count, columns = rows.shape
+    units = listed_weights(columns)
+    bits = np.pad(to_bf16(rows), ((0, 0), (0, -columns % PACKED_UNIT)))
+    exponents, below, top = _below(bits)
+    places, at = np.nonzero(below & (bits & 0x7FFF != 0))
+    listed = np.bincount(places, minlength=count)
+    if top.max(initial=0) == SPECIAL or listed.max(initial=0) > units:
+        raise CompileError(f"weight {name} does not fit into 12 bits any more; has the checkpoint changed? build again")
+    codes = np.where(below, 0, exponents - (top - WINDOW)[:, None]).astype(np.uint8)
+    bytes_ = np.where(below, 0, bits >> 8 & 0x80 | bits & 0x7F).astype(np.uint8)
+    shape = (count, units, PACKED_UNIT // BLOCK, BLOCK)
+    bytes_, codes = bytes_.reshape(shape)[..., COLUMN], codes.reshape(shape)[..., COLUMN]
+    pairs = codes[..., : BLOCK // 2] | codes[..., BLOCK // 2 :] << 4
+    stored = np.zeros((count, packed_row_bytes(DType.bf16c, columns)), np.uint8)
+    parts = np.concatenate([bytes_.reshape(count, units, -1), pairs.reshape(count, units, -1)], -1)
+    tail = units * PACKED_UNIT_BYTES
+    stored[:, :tail] = parts.reshape(count, tail)
+    stored[:, tail : tail + 4] = listed.astype("<u4")[:, None].view(np.uint8)
+    entries = stored[:, tail + 4 : tail + 4 + 4 * units]
+    nth = np.arange(len(places)) - np.repeat(np.cumsum(listed) - listed, listed)
+    entry = np.stack([at.astype("<u2"), bits[places, at].astype("<u2")], -1).view(np.uint8)
+    entries[places[:, None], 4 * nth[:, None] + np.arange(4)] = entry
+    return stored.reshape(-1), np.ldexp(np.float32(1), top - 127).astype(np.float32)
+
+
+def unpack_rows(stored: Bytes, scales: Floats, columns: int) -> Floats:
+    """The weights [R, columns] of rows as stored."""
+    count, units = len(scales), listed_weights(columns)
+    stored, tail = stored.reshape(count, -1), units * PACKED_UNIT_BYTES
+    parts = stored[:, :tail].reshape(count, units, PACKED_UNIT_BYTES)
+    bytes_ = parts[..., :PACKED_UNIT].reshape(count, -1, BLOCK)[..., PLACE].astype(np.uint16)
+    pairs = parts[..., PACKED_UNIT:].reshape(count, -1, BLOCK // 2)
+    codes = np.concatenate([pairs & 15, pairs >> 4], -1)[..., PLACE].astype(np.uint16)
+    bits = (bytes_ & 0x80) << 8 | bytes_ & 0x7F | np.where(codes > 0, codes + (127 - WINDOW), 0).astype(np.uint16) << 7
+    values: Floats = from_bf16(bits).reshape(count, -1)[:, :columns] * scales[:, None]
+    listed = np.ascontiguousarray(stored[:, tail : tail + 4]).view("<u4")[:, 0]
+    entries = np.ascontiguousarray(stored[:, tail + 4 : tail + 4 + 4 * units]).view("<u2").reshape(count, units, 2)
+    rows, nth = np.nonzero(np.arange(units) < listed[:, None])
+    values[rows, entries[rows, nth, 0]] = from_bf16(entries[rows, nth, 1])
+    return values
