@@ -111,9 +111,10 @@ inline void packed_floats(const Unpacking &c, const uint8_t *bytes, const uint8_
 
 // Rows o .. o + R of T tokens, whose sums are complete but for the scale and the listed weights.
 __attribute__((noinline)) inline void finish_packed(const RowProduct &p, int T, float *const *y, const float *const *x, int64_t o, int R) {
+  const float *const scales = static_cast<const float *>(p.w.scales) + o;
+  for (int t = 0; t < T; ++t)
+    for (int r = 0; r < R; ++r) y[t][o + r] *= scales[r];
   for (int r = 0; r < R; ++r) {
-    const float scale = static_cast<const float *>(p.w.scales)[o + r];
-    for (int t = 0; t < T; ++t) y[t][o + r] *= scale;
     const PackedTail tail(p.row(o + r), p.I);
     for (uint32_t i = 0; i < tail.count; ++i)
       for (int t = 0; t < T; ++t) y[t][o + r] = simd::fma1(tail.value(i), x[t][tail.column(i)], y[t][o + r]);
@@ -176,8 +177,10 @@ inline void unpack_rows(const RowProduct &p, int64_t begin, int64_t end, int64_t
   const simd::Unpacking constants;
   for (int64_t o = begin; o < end; ++o, out += kFloatChunk) {
     const uint8_t *unit = p.row(o) + from / kPackedUnit * kPackedUnitBytes;
-    for (int64_t k = 0; k < n; k += kPackedUnit, unit += kPackedUnitBytes)
+    for (int64_t k = 0; k < n; k += kPackedUnit, unit += kPackedUnitBytes) {
+      for (int64_t line = 0; line < kPackedUnitBytes; line += 64) simd::prefetch(unit + 4 * p.w.row_stride + line); // a few rows ahead
       for (int64_t i = 0; i < kPackedUnit; i += 32) simd::packed_words(constants, unit + i, unit + kPackedUnit + i / 2, out + k + i);
+    }
   }
 }
 
@@ -196,9 +199,16 @@ __attribute__((noinline)) inline void packed_rows(const RowProduct &p, int64_t b
       unpacked.skip = 2 * kFloatChunk * (o + chunk);
       for (int64_t t = 0; t < p.n; t += Tile::kTokens) tile_tokens<Tile>(unpacked, t, o, stop, chunk, chunk + 1);
     }
-    for (int64_t t = 0; t < p.n; ++t) {
-      const Tokens<1> token(p, t);
-      finish_packed(p, 1, token.y, token.x, o, static_cast<int>(stop - o));
+    constexpr int kTogether = 8;
+    for (int64_t t = 0; t < p.n; t += kTogether) {
+      float *y[kTogether];
+      const float *x[kTogether];
+      const int count = static_cast<int>(min<int64_t>(kTogether, p.n - t));
+      for (int i = 0; i < count; ++i) {
+        const Tokens<1> token(p, t + i);
+        y[i] = token.y[0], x[i] = token.x[0];
+      }
+      finish_packed(p, count, y, x, o, static_cast<int>(stop - o));
     }
   }
 }
