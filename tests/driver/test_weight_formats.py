@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("weights", "stored", "width"), [("bf16", "bf16", 64), ("bf16", "bf16c", 300), ("int8", "q8", 64), ("int4", "q4", 64)]
+    ("weights", "stored", "width"), [("bf16", "bf16", 64), ("bf16", "bf16c", 384), ("int8", "q8", 64), ("int4", "q4", 64)]
 )
 def test_built_library_computes_with_the_stored_numbers(weights: str, stored: str, width: int, tmp_path: Path) -> None:
     torch.set_num_threads(1)

@@ -71,6 +71,18 @@ def test_kv_b_stays_at_eight_bits() -> None:
     assert run(module_of(DENSE, weights="kv_b o"), "bf16") == {"kv_b": "bf16", "o": "bf16"}
 
 
+def test_bf16_is_compressed_where_all_weights_of_one_kind_can_be() -> None:
+    """Not kv_b, which is read transposed as well, and not rows so short that padding costs more than it saves."""
+    calls = module_of(CALLS.replace("64", "256"), BLOCK.replace("64", "256"), weights="a b")
+    assert quantise_weights(calls, "bf16", lambda name: name == "a") == {"a": DType.bf16, "b": DType.bf16}
+    calls = module_of(CALLS.replace("64", "256"), BLOCK.replace("64", "256"), weights="a b")
+    assert quantise_weights(calls, "bf16", lambda name: True) == {"a": DType.bf16c, "b": DType.bf16c}
+    short = module_of(CALLS, BLOCK, weights="a b")
+    assert quantise_weights(short, "bf16", lambda name: True) == {"a": DType.bf16, "b": DType.bf16}
+    dense = module_of(DENSE.replace("[S + T, 64]", "[S + T, 288]").replace("[96, 32]", "[96, 256]"), weights="kv_b o")
+    assert quantise_weights(dense, "bf16", lambda name: True) == {"kv_b": DType.bf16, "o": DType.bf16}
+
+
 @pytest.mark.parametrize(
     "use", ["%c = exp(%h) : f32[40, 64]\n  return %b, %c", "return %b, %h", "%c = take(%h, %i) : f32[T, 64]\n  return %b, %c"]
 )
