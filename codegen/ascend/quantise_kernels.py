@@ -36,7 +36,7 @@ def quantise(chip: Platform, name: str, *, channels: int) -> Kernel:
     )
     return tokens_kernel(
         name, "quantise.cpp.jinja", "linear", arguments, channels=channels, pitch=pitch, depth=depth, tile=tile
-    )  # fmt: skip
+    )
 
 
 def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0) -> Kernel:
@@ -59,6 +59,6 @@ def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0) -> K
     )
     chunks = ceil_div(columns, width)
     return tokens_kernel(
-        name, "dequantise.cpp.jinja", "linear", arguments, units=f"t.tokens * {chunks}u", columns=columns, width=width, chunks=chunks,
-        groups=groups, tile=ub_tile(name, chip, buffers),
+        name, "dequantise.cpp.jinja", "linear", arguments, units=f"t.tokens * {chunks}u", columns=columns, width=width,
+        chunks=chunks, groups=groups, tile=ub_tile(name, chip, buffers),
     )  # fmt: skip

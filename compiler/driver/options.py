@@ -54,7 +54,8 @@ class BuildOptions:
         if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
         if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8", "w8a8"):
-            raise UserError(f"weights {self.weights!r} is not available for {self.target} in this version; use bf16 or int8 (which is w8a8)")
+            known = "bf16 or int8, which is w8a8"
+            raise UserError(f"weights {self.weights!r} is not available for {self.target} in this version; use {known}")
         for name in ("max_chunk", "ranks", "jobs", "max_context"):
             value = getattr(self, name)
             if name.startswith("max_") and value is None:
