@@ -14,7 +14,7 @@ WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4", "w8a8")
 ARCHS = ("native", "x86-64-v3", "aarch64")
 ASCEND_TARGETS = ("ascend910b", "ascend910_93")
 CHIPS = ("ascend910b", "ascend910_93", "ascend950")  # that --target torch_npu knows
-ACTIVATIONS = ("bf16", "float32")  # of the Ascend targets
+ACTIVATIONS = ("float32", "bf16")  # of the Ascend targets
 DEFAULT_CONTEXT = 4096
 
 
@@ -54,8 +54,9 @@ class BuildOptions:
         if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
         if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8", "w8a8"):
-            known = "bf16 or int8, which is w8a8"
-            raise UserError(f"weights {self.weights!r} is not available for {self.target} in this version; use {known}")
+            raise UserError(
+                f"weights {self.weights!r} is not available for {self.target} in this version; use bf16 or int8 (which is w8a8)"
+            )
         for name in ("max_chunk", "ranks", "jobs", "max_context"):
             value = getattr(self, name)
             if name.startswith("max_") and value is None:

@@ -22,7 +22,6 @@ from .values import BYTES, SCALES_ALIGN, STORED_TYPES
 HERE = Path(__file__).parent
 STATIC = ("pangu_device.h", "pangu_device.cpp", "pangu_aclnn.h", "pangu_aclnn.cpp")
 ARENA_BUDGET = 1 << 30
-ACTIVATIONS = ("bf16", "float32")
 CHUNKS = (256, 128, 64, 32, 16, 8)
 STATE_CODES = {"bf16": "PANGU_BF16", "split": "PANGU_BF16", "f32": "PANGU_F32"}
 CODES = {"bf16": "PANGU_BF16", "int8": "PANGU_Q8", "int8 joined": "PANGU_Q8"}
@@ -82,9 +81,9 @@ def int8_bytes(chain: Sequence[StoredWeight]) -> int:
 
 
 def generate(
-    module: Module, target: str, max_context: int, max_chunk: int | None = None, activations: str = ACTIVATIONS[0]
+    module: Module, target: str, max_context: int, max_chunk: int | None = None, activations: str = "float32"
 ) -> HostProgram:
-    """Host program and kernels of an optimised module for a target ("ascend910b", "ascend910_93"); activations: of ACTIVATIONS.
+    """Host program and kernels of an optimised module for a target ("ascend910b", "ascend910_93"); activations: float32 or bf16.
 
     Raises:
         IRError: an operator, or a shape, that has no form here.

@@ -189,7 +189,8 @@ class Lowering:
         if isinstance(held, Verdict):
             body.emit(f"read_{held.name}", held.drafts, held.result, held.count, held.start, f"out({index})")
         elif isinstance(held, Tensor):
-            body.emit(f"download_{held.dtype}", f"out({index})", held, value.type.numel)
+            tensor = body.tensor(value, "f32" if held.dtype == "split" else None)
+            body.emit(f"download_{tensor.dtype}", f"out({index})", tensor, value.type.numel)
         else:
             raise IRError(f"ascend: {body.graph.name}: result {index} is known to the host alone")
         return {"index": index}

@@ -141,8 +141,8 @@ class Groups:
         values, factors = rows or quantised(body, x)
         operands, count = (View(values, x.dims), View(tensor, weight.type.shape).transposed), dim(x.dims[0])
         if not self.wide:
-            factored = View(scales, (experts, outputs)), View(factors, (count,))
-            body.emit("quant_grouped_matmul", *operands, *factored, self._listed(), out)
+            scaling = View(scales, (experts, outputs)), View(factors, (count,))
+            body.emit("quant_grouped_matmul", *operands, *scaling, self._listed(), out)
             return
         sums = body.buffer("i32", count, outputs)
         body.emit("grouped_sums", *operands, self._listed(), View(sums, (count, outputs)))

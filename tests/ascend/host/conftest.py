@@ -46,15 +46,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("odd") / "checkpoint", OpenPanguConfig.from_dict(CONFIG), seed=5)
 
 
-def build_pair(checkpoint: Path, folder: Path, weights: str) -> Built:
+def build_pair(checkpoint: Path, folder: Path, weights: str, activations: str = "float32") -> Built:
     pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=weights, max_context=160, opt_level=1)
-    pangu_compile.build(checkpoint, folder / "npu.pangu", target="ascend910b", weights=weights, max_context=160)
+    options = {"target": "ascend910b", "weights": weights, "activations": activations}
+    pangu_compile.build(checkpoint, folder / "npu.pangu", max_context=160, **options)
     return Built(checkpoint, folder / "cpu.pangu", folder / "npu.pangu")
 
 
 @pytest.fixture(scope="session")
 def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     return build_pair(checkpoint, tmp_path_factory.mktemp("bf16"), "bf16")
+
+
+@pytest.fixture(scope="session")
+def built_bf16(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """bf16 activations as well."""
+    return build_pair(checkpoint, tmp_path_factory.mktemp("activations"), "bf16", "bf16")
 
 
 @pytest.fixture(scope="session")

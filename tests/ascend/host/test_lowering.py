@@ -38,7 +38,7 @@ def module(text: str) -> Module:
 
 
 def test_a_function_is_launches_and_vendor_calls() -> None:
-    host = generate(module(FFN), "ascend910b", 64)
+    host = generate(module(FFN), "ascend910b", 64, activations="bf16")
     calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
     ffn = ["launch_rms_norm", "launch_product", "launch_swiglu", "launch_product_1"]
     assert calls == ["upload_bf16", *ffn, "cast", "launch_residual", "download_f32"]
@@ -47,6 +47,39 @@ def test_a_function_is_launches_and_vendor_calls() -> None:
     text = host.model({w.planned.name: 0 for w in host.weights})
     assert "launch_product(d, ProductTiling{u32(T)}, m1, weight(0), " in text  # gate and up as one matrix
     assert "kDepth = 32, kColumns = 40" in host.files["kernels/product.cpp"]
+
+
+def test_float32_activations_are_split_for_products() -> None:
+    """Rows are split by the kernels that make them, never by a launch of their own."""
+    host = generate(module(FFN), "ascend910b", 64)
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    ffn = ["launch_rms_norm", "launch_product", "launch_swiglu", "launch_product_1"]
+    assert calls == ["upload_f32", *ffn, "launch_residual", "download_f32"] and host.plan["activations"] == "float32"
+    types = {k.name: {a.name: a.dtype for a in k.arguments} for k in host.kernels}
+    assert types["rms_norm"] == {"x": "float", "gamma": "float", "y": "split"}
+    assert types["product"] == {"x": "split", "w": "bfloat16_t", "y": "float"} == types["product_1"]
+    assert types["swiglu"] == {"x": "float", "y": "split"}
+
+
+EXPERTS = """
+func @step(%x: f32[T, 32], %router: f32[5, 32], %gate_up: bf16[5, 24, 32], %down: bf16[5, 32, 12], %norm: f32[32]) {
+  %y = rms_norm(%x, %norm) {eps=1e-05} : f32[T, 32]
+  %i, %w = moe_gate(%y, %router) {eps=1e-20, k=2, normalise=True, scale=1.0, SLOTS} : i64[T, 2], f32[T, 2]
+  %f = moe_ffn(%y, %i, %w, %gate_up, %down) {results=('out',), slots=('x', 'index', 'weight', 'gate_up', 'down')} : f32[T, 32]
+  return %f
+}
+""".replace("SLOTS", "results=('index', 'weight'), slots=('x', 'router')")
+
+
+def test_experts_with_float32_activations() -> None:
+    """Split rows are sorted as bf16 rows of twice the width; no vendor product of bf16; the router reads float32."""
+    host = generate(module(EXPERTS), "ascend910b", 64)
+    text = host.model({w.planned.name: 0 for w in host.weights})
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    experts = ["launch_product_experts", "launch_swiglu", "launch_product_experts_1", "finalize_routing"]
+    gate = ["upload_f32", "launch_rms_norm", "matmul", "launch_moe_gate"]
+    assert calls == [*gate, "launch_convert", "init_routing", *experts, "download_f32"]
+    assert "{T, 64}" in text and "{(2 * T), 64}" in text and "matmul(d, f32(" in text and "matmul(d, bf16(" not in text
 
 
 def test_weights_that_are_read_together_lie_together() -> None:

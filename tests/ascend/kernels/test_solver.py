@@ -99,7 +99,7 @@ def test_attention_tiles_fit_the_cube_core(heads: int, latent: int, half: int, k
         lambda: rotary(CHIP, "k", heads=2, channels=20, dim=130, offset=0),
         lambda: conv_norm(CHIP, "k", channels=8, taps=4, ring=2),
         lambda: conv_norm(CHIP, "k", channels=8, rotary=2),
-        lambda: swiglu(CHIP, "k", width=200_000),
+        lambda: swiglu(CHIP, "k", width=200_000, quantise=True),
         lambda: mhc(CHIP, "k", streams=9, hidden=8, post=Post()),
         lambda: attention(CHIP, "k", kind="swa", heads=1, width=8, latent=8, sinks=0, scale=1.0, window=8, ring=3),
     ],

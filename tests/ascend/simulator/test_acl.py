@@ -160,8 +160,8 @@ def test_integer_sums_are_exact(device: Device, random: np.random.Generator) -> 
     out, grouped = np.zeros((6, 7), np.int32), np.zeros((6, 7), np.int32)
     device.run("aclnnQuantMatmulV4", device.tensor(x), device.tensor(w[1]), device.tensor(scale), None, None, None, False, True,
                device.tensor(out, written=False))
-    matrices = device.list(device.tensor(w, transposed=True))
-    device.run("aclnnGroupedMatmulV4", device.list(device.tensor(x)), matrices, None, None, None, None, None, None, device.tensor(ends), None, None, None, 2, 0, 0, 0,
+    device.run("aclnnGroupedMatmulV4", device.list(device.tensor(x)), device.list(device.tensor(w, transposed=True)), None, None,
+               None, None, None, None, device.tensor(ends), None, None, None, 2, 0, 0, 0,
                device.list(device.tensor(grouped, written=False)), None, None)
     device.fetch()
     wide = x.astype(np.int64)
