@@ -138,6 +138,29 @@ def test_split_weights_hold_what_bf16_leaves() -> None:
     assert (np.abs(high + low - values) <= 2.0**-17 * np.abs(values)).all()
 
 
+STREAM = """
+func @step(%i: i64[T], %table: f32[30, 32], %norm: f32[32]) {
+  %e = take(%table, %i) : f32[T, 32]
+  %x = reshape(%e) {shape=(<T>, 1, 32)} : f32[T, 1, 32]
+  %n = rms_norm(%e, %norm) {eps=1e-05} : f32[T, 32]
+  return %x, %n
+}
+"""
+
+
+@pytest.mark.parametrize("activations", ["float32", "bf16"])
+def test_embeddings_become_float32_streams(activations: str) -> None:
+    """A layer whose first call had bf16 streams would round those of all others."""
+    graph = parse_graph(STREAM)
+    roles = [Role("input", "i"), Role("weight", "table"), Role("weight", "norm")]
+    program = Program(graph, roles, [Role("output", "x"), Role("output", "n")], ("T",))
+    weights = {v.name: v.type for v in graph.params[1:]}
+    streams = Module({"step": program}, weights=weights, info={"role": "lm"})
+    host = generate(streams, "ascend910b", 64, activations=activations)
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    assert calls[:4] == ["upload_i32", "take_rows", "cast", "launch_rms_norm"] and calls[4] == "download_f32"
+
+
 def test_weights_that_are_read_together_lie_together() -> None:
     host = generate(module(FFN), "ascend910b", 64)
     forms = {w.planned.name: (w.form, w.behind) for w in host.weights}
