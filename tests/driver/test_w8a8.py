@@ -1,4 +1,4 @@
-"""--weights w8a8 on the CPU against the torch reference with the same roundings: int8 weights by row, activations token by token."""
+"""--weights w8a8 on the CPU against the torch reference with the same roundings: int8 weights by row, activations by token."""
 
 from __future__ import annotations
 
