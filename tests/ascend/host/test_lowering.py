@@ -47,7 +47,7 @@ def test_a_function_is_launches_and_vendor_calls() -> None:
     launches = count_launches(host, "step")
     assert (launches.kernels, launches.vendor, launches.total) == (5, 1, 6)
     text = host.model({w.planned.name: 0 for w in host.weights})
-    assert "launch_product(d, ProductTiling{u32(T)}, m1, weight(0), " in text  # gate and up as one matrix
+    assert "launch_product(d, PanguProductTiling{u32(T)}, m1, weight(0), " in text  # gate and up as one matrix
     assert "kDepth = 32, kColumns = 40" in host.files["kernels/product.cpp"]
 
 
