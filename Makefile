@@ -39,7 +39,7 @@ types: $(VENV)/.installed
 	MYPYPATH=build/typing $(BIN)/mypy
 
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(TEST_JOBS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup
 
 clean:
 	rm -rf build

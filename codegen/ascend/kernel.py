@@ -33,9 +33,14 @@ class Argument:
             raise ValueError(f"argument {self.name}: role {self.role!r}")
 
 
+def struct_name(kernel: str) -> str:
+    """Of a kernel's tiling struct. The toolkit has an RmsNormTiling of its own, and more of the kind."""
+    return "Pangu" + "".join(part.capitalize() for part in kernel.split("_")) + "Tiling"
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """Source of one kernel. Its C signature is `name(GM_ADDR per argument in order, <Name>Tiling tiling)`.
+    """Source of one kernel. Its C signature is `name(GM_ADDR per argument in order, Pangu<Name>Tiling tiling)`.
 
     `fields` are the uint32_t members of the tiling struct; those in `planned` are set by the host plan from the others and
     the core count, by the C expressions given there; `units` is the C expression of how many cores can have work.
@@ -56,7 +61,7 @@ class Kernel:
 
     @property
     def struct(self) -> str:
-        return "".join(part.capitalize() for part in self.name.split("_")) + "Tiling"
+        return struct_name(self.name)
 
     @property
     def file(self) -> str:

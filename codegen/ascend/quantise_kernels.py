@@ -36,7 +36,7 @@ def quantise(chip: Platform, name: str, *, channels: int) -> Kernel:
     )
     return tokens_kernel(
         name, "quantise.cpp.jinja", "linear", arguments, channels=channels, pitch=pitch, depth=depth, tile=tile
-    )  # fmt: skip
+    )
 
 
 def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0) -> Kernel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .kernel import Argument, Kernel, render
+from .kernel import Argument, Kernel, render, struct_name
 from .platform import Platform
 from .tiling import Buffer, Tile, TilingError, align, ceil_div, solve
 
@@ -41,10 +41,6 @@ def ub_tile(name: str, chip: Platform, buffers: list[Buffer], limit: int = 128) 
 def cores_per_token(limit: int) -> str:
     """C expression of the host plan: how many cores, at most `limit`, share a token where tokens are few."""
     return f"std::min<uint32_t>({limit}u, std::max<uint32_t>(1u, cores / std::max<uint32_t>(1u, t.tokens)))"
-
-
-def struct_name(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_")) + "Tiling"
 
 
 def tokens_kernel(

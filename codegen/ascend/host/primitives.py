@@ -44,15 +44,19 @@ def _sum(sign: str) -> Lower:
 
 
 def _take(body: Body, node: Node) -> None:
-    """Rows of an embedding or of activations by int32 indices."""
+    """Rows of an embedding or of activations by int32 indices. Embeddings that may be a stream are float32 from here on."""
     source, index = node.inputs
     held = body.held[source]
     table = held.stored("bf16") if isinstance(held, Weight) else body.tensor(source)
     if source.type.rank != 2 or index.type.rank != 1:
         raise IRError(f"ascend: take of {source.type} by {index.type} at {node.loc}")
-    out = body.result(node.output, table.dtype)
-    where = View(body.tensor(index, "i32"), index.type.shape)
-    body.emit("take_rows", View(table, source.type.shape), where, View(out, node.output.type.shape))
+    shape, where = node.output.type.shape, View(body.tensor(index, "i32"), index.type.shape)
+    normed = all(n.op == "rms_norm" for n in body.graph.nodes if node.output in n.inputs)
+    stream = isinstance(held, Weight) and (not normed or node.output in body.graph.outputs)
+    rows = body.buffer("bf16", *shape) if stream else body.result(node.output, table.dtype)
+    body.emit("take_rows", View(table, source.type.shape), where, View(rows, shape))
+    if stream:
+        body.emit("cast", View(rows, shape), View(body.result(node.output, "f32"), shape))
 
 
 def _reshape(body: Body, node: Node) -> None:

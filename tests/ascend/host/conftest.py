@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,10 +47,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build_pair(checkpoint: Path, folder: Path, weights: str, activations: str = "float32") -> Built:
-    pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=weights, max_context=160, opt_level=1)
+    cpu_weights = "w8a8" if weights == "int8" else weights
+    pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=cpu_weights, max_context=160, opt_level=1)
     options = {"target": "ascend910b", "weights": weights, "activations": activations}
     pangu_compile.build(checkpoint, folder / "npu.pangu", max_context=160, **options)
     return Built(checkpoint, folder / "cpu.pangu", folder / "npu.pangu")
+
+
+@pytest.fixture(scope="session")
+def builder() -> Callable[[Path, Path, str], Built]:
+    return build_pair
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,12 @@ from pangu_compile.codegen.ascend.host.emit import generate
 from pangu_compile.codegen.ascend.host.values import Tensor, View, Weight
 from pangu_compile.codegen.dims import c_dim
 from pangu_compile.driver.options import make_options
+from pangu_compile.driver.packing import from_bf16, to_bf16
 from pangu_compile.driver.safetensors_file import Layout
 from pangu_compile.driver.targets.ascend import Request, stored_pieces, weight_chains, weight_offsets
 from pangu_compile.driver.targets.ascend_estimate import Traffic, count_launches
 from pangu_compile.ir import IRError, Module, Program, Role, parse_graph
+from pangu_compile.ir.graph import StateInfo
 from pangu_compile.ir.types import symbol
 from pangu_compile.plan import PlannedWeight
 from pangu_compile.report import chip
@@ -45,7 +47,7 @@ def test_a_function_is_launches_and_vendor_calls() -> None:
     launches = count_launches(host, "step")
     assert (launches.kernels, launches.vendor, launches.total) == (5, 1, 6)
     text = host.model({w.planned.name: 0 for w in host.weights})
-    assert "launch_product(d, ProductTiling{u32(T)}, m1, weight(0), " in text  # gate and up as one matrix
+    assert "launch_product(d, PanguProductTiling{u32(T)}, m1, weight(0), " in text  # gate and up as one matrix
     assert "kDepth = 32, kColumns = 40" in host.files["kernels/product.cpp"]
 
 
@@ -80,6 +82,83 @@ def test_experts_with_float32_activations() -> None:
     gate = ["upload_f32", "launch_rms_norm", "matmul", "launch_moe_gate"]
     assert calls == [*gate, "launch_convert", "init_routing", *experts, "download_f32"]
     assert "{T, 64}" in text and "{(2 * T), 64}" in text and "matmul(d, f32(" in text and "matmul(d, bf16(" not in text
+
+
+WINDOW = """
+func @step(%x: f32[T, 2, 7], %latent: f32[T, 8], %ring: f32[6, 8], %conv_o: f32[3, 10], %start: i64[], WEIGHTS) {
+  %a, %new_ring = swa_attention(%x, %latent, %ring, %start, %kv_b, %sinks) {ATTENTION} : f32[T, 10], f32[6, 8]
+  %y, %new_conv = attention_output(%a, %conv, %conv_o, %start, %o) {OUTPUT} : f32[T, 32], f32[3, 10]
+  return %y, %new_ring, %new_conv
+}
+""".replace("WEIGHTS", "%kv_b: bf16[18, 5], %sinks: f32[2, 8], %conv: f32[10, 1, 3], %o: bf16[32, 10]").replace(
+    "ATTENTION",
+    "nope=4, results=('out', 'new_ring'), scale=0.4, slots=('q', 'latent', 'ring', 'start', 'kv_b', 'sinks'), v=5, window=7",
+).replace("OUTPUT", "results=('out', 'new_o_ring'), slots=('a', 'o_conv', 'o_ring', 'start', 'o_proj')")
+
+
+def window() -> Module:
+    graph = parse_graph(WINDOW)
+    states = {"ring": StateInfo("layers.0.latent", "f32", 8, 6, 0), "conv_o": StateInfo("layers.0.conv_o", "f32", 10, 3, 0)}
+    inputs = ("x", "latent", "start")
+    roles = [
+        Role("state", states[v.name].name) if v.name in states else Role("input" if v.name in inputs else "weight", v.name)
+        for v in graph.params
+    ]
+    outputs = [Role("output", "y"), *(Role("state", s.name) for s in states.values())]
+    weights = {v.name: v.type for v, r in zip(graph.params, roles, strict=True) if r.kind == "weight"}
+    program = Program(graph, roles, outputs, ("T",))
+    return Module({"step": program}, weights=weights, states={s.name: s for s in states.values()}, info={"role": "lm"})
+
+
+@pytest.mark.parametrize(("activations", "sinks", "bytes_"), [("bf16", "bf16", (16, 20)), ("float32", "split", (32, 40))])
+def test_attention_and_its_states(activations: str, sinks: str, bytes_: tuple[int, int]) -> None:
+    """Latent rows are bf16 or split, what convolutions remember bf16 or float32; a split row is twice as long in memory."""
+    host = generate(window(), "ascend910b", 64, activations=activations)
+    assert {w.planned.name: w.form for w in host.weights} == {"kv_b": "bf16", "sinks": sinks, "conv": "taps", "o": "bf16"}
+    assert [s["row_bytes"] for s in host.values["states"]] == list(bytes_)
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"] if "load" not in s["call"]]
+    rest = ["launch_ring_write", "launch_output_conv", "launch_product"]
+    if activations == "bf16":
+        assert calls == ["batch_matmul", "copy", "launch_swa_attention", "batch_matmul", *rest]
+        return
+    heads = ["launch_product_heads", "launch_query_rows", "launch_swa_attention", "launch_product_heads_1"]
+    assert [c for c in calls if "convert" not in c] == [*heads, *rest]
+    types = {k.name: {a.name: a.dtype for a in k.arguments} for k in host.kernels}
+    assert types["output_conv"] == {"x": "float", "weight": "float", "ring": "float", "y": "split"}
+    assert set(types["ring_write"].values()) == {"split"}
+
+
+def test_split_weights_hold_what_bf16_leaves() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    weight = StoredWeight(PlannedWeight("sinks", "f32", (3, 5)), "split")
+    request = Request(Module(), lambda name: values, None, make_options(target="ascend910b"), 64, {})
+    (stored,) = stored_pieces(weight, request)
+    high, low = from_bf16(stored[:, :5]), from_bf16(stored[:, 5:])
+    assert stored.nbytes == weight.nbytes and (high == from_bf16(to_bf16(values))).all()
+    assert (np.abs(high + low - values) <= 2.0**-17 * np.abs(values)).all()
+
+
+STREAM = """
+func @step(%i: i64[T], %table: f32[30, 32], %norm: f32[32]) {
+  %e = take(%table, %i) : f32[T, 32]
+  %x = reshape(%e) {shape=(<T>, 1, 32)} : f32[T, 1, 32]
+  %n = rms_norm(%e, %norm) {eps=1e-05} : f32[T, 32]
+  return %x, %n
+}
+"""
+
+
+@pytest.mark.parametrize("activations", ["float32", "bf16"])
+def test_embeddings_become_float32_streams(activations: str) -> None:
+    """A layer whose first call had bf16 streams would round those of all others."""
+    graph = parse_graph(STREAM)
+    roles = [Role("input", "i"), Role("weight", "table"), Role("weight", "norm")]
+    program = Program(graph, roles, [Role("output", "x"), Role("output", "n")], ("T",))
+    weights = {v.name: v.type for v in graph.params[1:]}
+    streams = Module({"step": program}, weights=weights, info={"role": "lm"})
+    host = generate(streams, "ascend910b", 64, activations=activations)
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    assert calls[:4] == ["upload_i32", "take_rows", "cast", "launch_rms_norm"] and calls[4] == "download_f32"
 
 
 def test_weights_that_are_read_together_lie_together() -> None:

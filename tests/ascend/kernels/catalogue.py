@@ -36,6 +36,7 @@ RMS = {
     "rms_split_39": dict(channels=39, eps=EPS, x_type="float", y_type="split"),
     "rms_float_2560": dict(channels=2560, eps=EPS, x_type="float", y_type="float"),
     "rms_mixed_96": dict(channels=96, eps=EPS, y_type="split"),
+    "rms_norm": dict(channels=9, eps=EPS),  # the toolkit has names of this kind
     "rms_quant_96": dict(channels=96, eps=EPS, quantise=True),
     "rms_quant_81": dict(channels=81, eps=EPS, quantise=True),
 }
