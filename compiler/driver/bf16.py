@@ -67,7 +67,7 @@ def compresses(columns: int, parts: Iterable[npt.NDArray[Any]], jobs: int = 1) -
         for part in parts:
             rows = part.reshape(-1, columns)
             begins = range(0, len(rows), step)
-            if not all(pool.map(lambda at, r=rows: _fits(np.asarray(r[at : at + step], np.float32)), begins)):  # type: ignore[misc]
+            if not all(pool.map(lambda at, r=rows: _fits(np.asarray(r[at : at + step], np.float32)), begins)):
                 return False
     return True
 
@@ -123,7 +123,7 @@ def unpack_rows(stored: Bytes, scales: Floats, columns: int) -> Floats:
     pairs = parts[..., PACKED_UNIT:].reshape(count, -1, BLOCK // 2)
     codes = np.concatenate([pairs & 15, pairs >> 4], -1)[..., PLACE].astype(np.uint16)
     bits = (bytes_ & 0x80) << 8 | bytes_ & 0x7F | np.where(codes > 0, codes + (127 - WINDOW), 0).astype(np.uint16) << 7
-    values: Floats = from_bf16(bits).reshape(count, -1)[:, :columns] * scales[:, None]
+    values: Floats = from_bf16(bits.astype(np.uint16)).reshape(count, -1)[:, :columns] * scales[:, None]
     listed = np.ascontiguousarray(stored[:, tail : tail + 4]).view("<u4")[:, 0]
     entries = np.ascontiguousarray(stored[:, tail + 4 : tail + 4 + 4 * units]).view("<u2").reshape(count, units, 2)
     rows, nth = np.nonzero(np.arange(units) < listed[:, None])
