@@ -104,32 +104,6 @@ def element(dtype: str) -> str:
     return "bfloat16_t" if dtype == "split" else dtype
 
 
-def convert(chip: Platform, name: str, *, channels: int, x_type: str, y_type: str) -> Kernel:
-    """x[T, C] -> y[T, C]: the same values in another one of bf16, float32 and split."""
-    width = min(channels, 2048)
-    pitch = align(width, 16)
-    buffers = [
-        Buffer("x", pitch * SIZES[x_type], depth=2),
-        Buffer("y", pitch * SIZES[y_type], depth=2),
-        Buffer("wide", pitch * F32),
-        Buffer("back", pitch * F32),
-    ]
-    arguments = (Argument("x", x_type, f"tokens, {channels}"), Argument("y", y_type, f"tokens, {channels}", "out"))
-    return tokens_kernel(
-        name,
-        "convert.cpp.jinja",
-        "convert",
-        arguments,
-        channels=channels,
-        width=width,
-        x_type=x_type,
-        y_type=y_type,
-        x_element=element(x_type),
-        y_element=element(y_type),
-        tile=ub_tile(name, chip, buffers),
-    )
-
-
 @dataclass(frozen=True)
 class RotaryPart:
     """Rotary embedding of 2 * `half` channels."""

@@ -11,8 +11,8 @@ from pangu_compile.ir.slots import named
 from pangu_compile.ir.types import Dim, dim, product
 
 from ...dims import c_dim
+from ..convert_kernels import convert
 from ..kernel import Kernel
-from ..vector_kernels import convert
 from .values import BYTES, C_TYPES, FLOATS, Buffer, Held, Number, Positions, Step, Tensor, Verdict, View, Weight
 
 if TYPE_CHECKING:

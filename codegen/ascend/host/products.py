@@ -5,8 +5,8 @@ from __future__ import annotations
 from pangu_compile.ir import Value
 from pangu_compile.ir.types import Dim, dim, product
 
+from ..convert_kernels import dequantise, quantise
 from ..product_kernels import product as product_kernel
-from ..quantise_kernels import dequantise, quantise
 from .body import Body
 from .values import C_TYPES, Tensor, View, int8_scales
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pangu_compile.codegen.ascend.attention_kernels import attention
+from pangu_compile.codegen.ascend.convert_kernels import convert, dequantise, quantise
 from pangu_compile.codegen.ascend.index_kernels import index_score, index_topk
 from pangu_compile.codegen.ascend.platform import platform
 from pangu_compile.codegen.ascend.product_kernels import product
-from pangu_compile.codegen.ascend.quantise_kernels import dequantise, quantise
 from pangu_compile.codegen.ascend.select_kernels import argmax, moe_gate, mtp_verify
 from pangu_compile.codegen.ascend.stream_kernels import Post, Pre, mhc
 from pangu_compile.codegen.ascend.vector_kernels import (
     conv_norm,
-    convert,
     index_key,
     query_rows,
     residual,

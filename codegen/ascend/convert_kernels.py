@@ -1,11 +1,37 @@
-"""Rows of float32 as int8, and sums of int8 products as float32: what stands on either side of the vendor's int8 products."""
+"""Rows in another type: bf16, float32, split, int8 with a scale per row; and sums of int8 products as float32."""
 
 from __future__ import annotations
 
 from .kernel import Argument, Kernel
 from .platform import Platform
 from .tiling import Buffer, TilingError, align, ceil_div
-from .vector_kernels import F32, FACTORS, reduce_work, tokens_kernel, ub_tile
+from .vector_kernels import F32, FACTORS, SIZES, element, reduce_work, tokens_kernel, ub_tile
+
+
+def convert(chip: Platform, name: str, *, channels: int, x_type: str, y_type: str) -> Kernel:
+    """x[T, C] -> y[T, C]: the same values in another one of bf16, float32 and split."""
+    width = min(channels, 2048)
+    pitch = align(width, 16)
+    buffers = [
+        Buffer("x", pitch * SIZES[x_type], depth=2),
+        Buffer("y", pitch * SIZES[y_type], depth=2),
+        Buffer("wide", pitch * F32),
+        Buffer("back", pitch * F32),
+    ]
+    arguments = (Argument("x", x_type, f"tokens, {channels}"), Argument("y", y_type, f"tokens, {channels}", "out"))
+    return tokens_kernel(
+        name,
+        "convert.cpp.jinja",
+        "convert",
+        arguments,
+        channels=channels,
+        width=width,
+        x_type=x_type,
+        y_type=y_type,
+        x_element=element(x_type),
+        y_element=element(y_type),
+        tile=ub_tile(name, chip, buffers),
+    )
 
 
 def quantise(chip: Platform, name: str, *, channels: int) -> Kernel:
