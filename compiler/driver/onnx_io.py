@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pangu_compile.errors import CompileError, UserError
+from pangu_compile.ir import DType
 
 from .artifact import WEIGHTS, Artifact, ArtifactWriter, check_destination
 from .bf16 import compression
@@ -19,6 +20,7 @@ from .checkpoint import Checkpoint
 from .emit import Job, emit, runtime_files
 from .optimise import optimise_and_plan
 from .options import make_options
+from .packing import unpack
 from .progress import Progress, Silent
 from .summary import Opened, open_path, optimised
 from .toolchain import arch_flags, find_compiler
@@ -26,8 +28,8 @@ from .toolchain import arch_flags, find_compiler
 if TYPE_CHECKING:
     from pangu_compile.ir import Module
 
-STORED = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "i32": "<i4", "bool": "?", "F32": "<f4", "F64": "<f8", "I64": "<i8",
-          "I32": "<i4", "BOOL": "?"}  # fmt: skip
+STORED = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "i32": "<i4", "bool": "?"}
+PACKED = ("bf16", "bf16c", "q8", "w8a8", "q4")
 
 
 def require_onnx() -> None:
@@ -54,7 +56,7 @@ def write_onnx(path: Path, out: Path, program: str = "step", progress: Progress 
         raise UserError(f"cannot write {out}: its folder does not exist")
     bar = progress or Silent()
     opened = open_path(Path(path))
-    module = optimised(opened.config, opened.build_options(), None, bar)
+    module = optimised(opened, opened.build_options(), None, bar)
     if program not in module.programs:
         raise UserError(f"program {program!r} is not one of {', '.join(module.programs)}")
     read = _weight_reader(opened, module, program)
@@ -110,20 +112,23 @@ def _weight_reader(opened: Opened, module: Module, program: str) -> ReadWeight |
 
 
 def _artifact_reader(artifact: Artifact, module: Module, program: str) -> ReadWeight:
-    """Tensors of an artifact, folded ones included. UserError where its weights are stored in a packed format."""
+    """Tensors of an artifact, folded ones included; packed ones as the float32 numbers that they stand for."""
     table = artifact.manifest["tensors"]
     for role in module.programs[program].params:
         if role.kind != "weight":
             continue
         entry = table.get(role.key)
-        if entry is None or entry["dtype"] not in STORED or tuple(entry["shape"]) != tuple(module.weights[role.key].shape):
-            what = "lacks" if entry is None else "holds in its kernels' own format"
-            raise UserError(f"{artifact.path} {what} tensor {role.key}; export its checkpoint instead")
+        known = entry is not None and entry.get("format") in (*STORED, *PACKED)
+        if not known or tuple(entry["logical_shape"]) != tuple(module.weights[role.key].shape):
+            raise UserError(f"{artifact.path} lacks tensor {role.key} as the model has it; export its checkpoint instead")
 
     def read(name: str) -> np.ndarray:
         entry = table[name]
-        shape = tuple(entry["shape"])
-        return np.memmap(artifact.path / WEIGHTS, STORED[entry["dtype"]], "r", entry["offset"], shape)
+        shape = tuple(entry["logical_shape"])
+        if entry["format"] in STORED:
+            return np.memmap(artifact.path / WEIGHTS, STORED[entry["format"]], "r", entry["offset"], shape)
+        raw = np.memmap(artifact.path / WEIGHTS, np.uint8, "r", entry["offset"], (entry["nbytes"],))
+        return unpack(DType(entry["format"]).layout, raw, shape)
 
     return read
 

@@ -67,6 +67,11 @@ class Opened:
         activations = {"activations": recorded["activations"]} if "activations" in recorded else {}
         return make_options(weights=own, mtp=bool(recorded.get("mtp", True)), **activations)
 
+    def compresses(self, name: str) -> bool:
+        """Does the artifact hold that weight as bf16c? A checkpoint's weights are not read for this."""
+        tensors = self.artifact.manifest.get("tensors", {}) if self.artifact is not None else {}
+        return bool(tensors.get(name, {}).get("format") == "bf16c")
+
 
 def is_artifact(path: Path) -> bool:
     return (path / MANIFEST).is_file()
@@ -95,20 +100,19 @@ def ir_text(path: Path, progress: Progress | None = None, weights: str | None = 
     from pangu_compile.ir import print_module
 
     opened = open_path(path, check=False)
-    return print_module(optimised(opened.config, opened.build_options(weights), None, progress or Silent()))
+    return print_module(optimised(opened, opened.build_options(weights), None, progress or Silent()))
 
 
 def optimised(
-    config: OpenPanguConfig, options: BuildOptions, recorder: Recorder | None, progress: Progress,
-    steps: Sequence[str] | None = None,
-) -> Module:  # fmt: skip
-    """Trace a model (nothing is read from disk) and run the passes; `recorder` watches. steps: as `traced_model` takes them.
+    opened: Opened, options: BuildOptions, recorder: Recorder | None, progress: Progress, steps: Sequence[str] | None = None
+) -> Module:
+    """Trace a model (no weight is read) and run the passes; `recorder` watches. steps: as `traced_model` takes them.
 
     Raises:
         CompileError: an operator that is not covered, or a pass that breaks the graph.
     """
-    module = traced_model(config, options, progress, steps=steps)
-    optimise(module, options, progress, recorder)
+    module = traced_model(opened.config, options, progress, steps=steps)
+    optimise(module, options, progress, recorder, compresses=opened.compresses)
     return module
 
 
@@ -134,7 +138,7 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     heads = config.num_nextn_predict_layers if build_options.mtp else 0
     view = View(context, chip(options.target, measure=options.measure), rates_for(heads, options.acceptance))
     recorder = Recorder()
-    module = optimised(config, build_options, recorder, bar, steps=())
+    module = optimised(opened, build_options, recorder, bar, steps=())
     own_plan = opened.artifact is not None and opened.artifact.manifest.get("target") == "cpu"
     plan = read_json_object(path / "plan.json") if own_plan else planned(module, context, bar).to_json()
     compiled = Compiled(config, module, plan, parameter_shapes(config, mtp=False), recorder)

@@ -30,7 +30,7 @@ def hand_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling CONFIG gives the hand-made module."""
 
     def optimised(
-        config: object, options: object, recorder: Recorder | None, progress: object, steps: object = None
+        opened: object, options: object, recorder: Recorder | None, progress: object, steps: object = None
     ) -> Module:
         module = make_module()
         if recorder is not None:

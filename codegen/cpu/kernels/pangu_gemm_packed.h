@@ -184,10 +184,10 @@ inline void unpack_rows(const RowProduct &p, int64_t begin, int64_t end, int64_t
   }
 }
 
-// product_rows for this format.
-__attribute__((noinline)) inline void packed_rows(const RowProduct &p, int64_t begin, int64_t end) {
+// product_rows for this format; Few: PackedTile (a parameter, so that models without it do not compile it).
+template <class Few> __attribute__((noinline)) void packed_rows(const RowProduct &p, int64_t begin, int64_t end) {
   const int64_t chunks = (p.I + kFloatChunk - 1) / kFloatChunk;
-  if (p.n <= PackedTile::kTokens) return p.n > 0 ? tile_tokens<PackedTile>(p, 0, begin, end, 0, chunks) : void();
+  if (p.n <= Few::kTokens) return p.n > 0 ? tile_tokens<Few>(p, 0, begin, end, 0, chunks) : void();
   alignas(64) static thread_local uint16_t block[kRowBlock * kFloatChunk];
   typedef FloatTile<Bf16> Tile;
   for (int64_t o = begin; o < end; o += kRowBlock) {

@@ -58,11 +58,16 @@ inline Rows prepare_rows(pangu_pool *pool, int32_t format, int64_t T, int64_t I,
 inline void linear_picked(int64_t n, const int64_t *pick, const int64_t *out, int64_t begin, int64_t end, int64_t I,
                           const Rows &rows, const Weight &w, float *y, int64_t y_stride) {
   const RowProduct p{n, I, pick, out, rows, w, y, y_stride, 0};
-  if (is_format<PANGU_BF16>(w)) return product_rows<FloatTile<Bf16>>(p, begin, end);
-  if (is_format<PANGU_BF16C>(w)) return packed_rows(p, begin, end);
-  if (is_format<PANGU_Q8>(w)) return product_rows<Q8Tile>(p, begin, end);
-  if (is_format<PANGU_W8A8>(w)) return product_rows<W8A8Tile>(p, begin, end);
-  if (is_format<PANGU_Q4>(w)) return product_rows<Q4Tile>(p, begin, end);
+  if constexpr (kHasFormat<PANGU_BF16>)
+    if (w.format == PANGU_BF16) return product_rows<FloatTile<Bf16>>(p, begin, end);
+  if constexpr (kHasFormat<PANGU_BF16C>)
+    if (w.format == PANGU_BF16C) return packed_rows<PackedTile>(p, begin, end);
+  if constexpr (kHasFormat<PANGU_Q8>)
+    if (w.format == PANGU_Q8) return product_rows<Q8Tile>(p, begin, end);
+  if constexpr (kHasFormat<PANGU_W8A8>)
+    if (w.format == PANGU_W8A8) return product_rows<W8A8Tile>(p, begin, end);
+  if constexpr (kHasFormat<PANGU_Q4>)
+    if (w.format == PANGU_Q4) return product_rows<Q4Tile>(p, begin, end);
   product_rows<FloatTile<F32>>(p, begin, end);
 }
 
@@ -91,9 +96,12 @@ inline void linear(pangu_pool *pool, int64_t T, int64_t O, int64_t I, const floa
 inline void linear_transposed(int64_t T, int64_t begin, int64_t end, int64_t I, const float *x, int64_t x_stride, const Weight &w,
                               float *y, int64_t y_stride) {
   for (int64_t t = 0; t < T; ++t) std::fill_n(y + t * y_stride, I, 0.0f);
-  if (is_format<PANGU_BF16>(w)) return transposed<Bf16>(T, begin, end, I, x, x_stride, w, y, y_stride);
-  if (is_format<PANGU_Q8>(w) || is_format<PANGU_W8A8>(w)) return transposed<S8>(T, begin, end, I, x, x_stride, w, y, y_stride);
-  if (is_format<PANGU_Q4>(w)) return transposed_q4(T, begin, end, I, x, x_stride, w, y, y_stride);
+  if constexpr (kHasFormat<PANGU_BF16>)
+    if (w.format == PANGU_BF16) return transposed<Bf16>(T, begin, end, I, x, x_stride, w, y, y_stride);
+  if constexpr (kHasFormat<PANGU_Q8> || kHasFormat<PANGU_W8A8>)
+    if (is_int8(w.format)) return transposed<S8>(T, begin, end, I, x, x_stride, w, y, y_stride);
+  if constexpr (kHasFormat<PANGU_Q4>)
+    if (w.format == PANGU_Q4) return transposed_q4(T, begin, end, I, x, x_stride, w, y, y_stride);
   transposed<F32>(T, begin, end, I, x, x_stride, w, y, y_stride);
 }
 
