@@ -120,9 +120,12 @@ def _streams(body: Body, o: Operands) -> None:
 
 def _mome_conv(body: Body, o: Operands) -> None:
     channels, _, taps = (int(d) for d in o.shape("weight"))
-    kernel = body.lowering.kernels.get(conv_norm, "mome_conv", channels=channels, taps=taps, ring=o.size("ring", 0))
-    operands = {"x": o.tensor("x", "bf16"), "weight": body.weight(o.values["weight"]).stored("taps")}
-    operands |= {"ring": o.state("ring", "new_ring"), "y": o.result("y")}
+    dtype = body.lowering.sum_type
+    kernel = body.lowering.kernels.get(
+        conv_norm, "mome_conv", channels=channels, taps=taps, ring=o.size("ring", 0), x_type=C_TYPES[dtype], y_type=C_TYPES[dtype]
+    )
+    operands = {"x": o.tensor("x", dtype), "weight": body.weight(o.values["weight"]).stored("taps")}
+    operands |= {"ring": o.state("ring", "new_ring"), "y": o.result("y", dtype)}
     body.launch(kernel, {"tokens": o.shape("x")[0], "row": 0, "start": body.number(o.values["start"])}, operands)
 
 

@@ -9,8 +9,8 @@ from pangu_compile.codegen.ascend.host import StoredWeight, int8_bytes
 from pangu_compile.codegen.ascend.host.emit import generate
 from pangu_compile.codegen.ascend.host.values import Tensor, View, Weight
 from pangu_compile.codegen.dims import c_dim
+from pangu_compile.driver.bf16 import from_bf16, to_bf16
 from pangu_compile.driver.options import make_options
-from pangu_compile.driver.packing import from_bf16, to_bf16
 from pangu_compile.driver.safetensors_file import Layout
 from pangu_compile.driver.targets.ascend import Request, stored_pieces, weight_chains, weight_offsets
 from pangu_compile.driver.targets.ascend_estimate import Traffic, count_launches
@@ -96,9 +96,19 @@ func @step(%x: f32[T, 2, 7], %latent: f32[T, 8], %ring: f32[6, 8], %conv_o: f32[
 ).replace("OUTPUT", "results=('out', 'new_o_ring'), slots=('a', 'o_conv', 'o_ring', 'start', 'o_proj')")
 
 
-def window() -> Module:
-    graph = parse_graph(WINDOW)
-    states = {"ring": StateInfo("layers.0.latent", "f32", 8, 6, 0), "conv_o": StateInfo("layers.0.conv_o", "f32", 10, 3, 0)}
+CONVOLUTION = """
+func @step(%x: f32[T, 10], %conv: f32[10, 1, 3], %start: i64[], %conv_o: f32[3, 10]) {
+  %y, %new = mome_conv(%x, %conv, %start, %conv_o) {SLOTS} : f32[T, 10], f32[3, 10]
+  return %y, %new
+}
+""".replace("SLOTS", "results=('y', 'new_ring'), slots=('x', 'weight', 'start', 'ring')")
+
+
+def with_states(text: str, *names: str) -> Module:
+    """The module of a function, of whose states `names` are in it."""
+    graph = parse_graph(text)
+    known = {"ring": StateInfo("layers.0.latent", "f32", 8, 6, 0), "conv_o": StateInfo("layers.0.conv_o", "f32", 10, 3, 0)}
+    states = {name: known[name] for name in names}
     inputs = ("x", "latent", "start")
     roles = [
         Role("state", states[v.name].name) if v.name in states else Role("input" if v.name in inputs else "weight", v.name)
@@ -110,10 +120,18 @@ def window() -> Module:
     return Module({"step": program}, weights=weights, states={s.name: s for s in states.values()}, info={"role": "lm"})
 
 
+@pytest.mark.parametrize(("activations", "dtype"), [("bf16", "bfloat16_t"), ("float32", "float")])
+def test_a_convolution_alone(activations: str, dtype: str) -> None:
+    """Rows, and the ring that remembers them, are of one type."""
+    host = generate(with_states(CONVOLUTION, "conv_o"), "ascend910b", 64, activations=activations)
+    (kernel,) = host.kernels
+    assert {a.name: a.dtype for a in kernel.arguments} == {"x": dtype, "weight": "float", "ring": dtype, "y": dtype}
+
+
 @pytest.mark.parametrize(("activations", "sinks", "bytes_"), [("bf16", "bf16", (16, 20)), ("float32", "split", (32, 40))])
 def test_attention_and_its_states(activations: str, sinks: str, bytes_: tuple[int, int]) -> None:
     """Latent rows are bf16 or split, what convolutions remember bf16 or float32; a split row is twice as long in memory."""
-    host = generate(window(), "ascend910b", 64, activations=activations)
+    host = generate(with_states(WINDOW, "ring", "conv_o"), "ascend910b", 64, activations=activations)
     assert {w.planned.name: w.form for w in host.weights} == {"kv_b": "bf16", "sinks": sinks, "conv": "taps", "o": "bf16"}
     assert [s["row_bytes"] for s in host.values["states"]] == list(bytes_)
     calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"] if "load" not in s["call"]]
