@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,18 +47,21 @@ def listed_weights(columns: int) -> int:
     return -(-columns // PACKED_UNIT)
 
 
-def _below(bits: Bits) -> tuple[Bytes, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Of bf16 rows [R, I]: exponents, which weights are zero or below their row's window, and the rows' largest exponents."""
+Mask = npt.NDArray[np.bool_]
+
+
+def _below(bits: Bits) -> tuple[Bytes, Mask, Mask, npt.NDArray[np.int64]]:
+    """Of bf16 rows [R, I]: exponents, which weights are zero or below their row's window, those of them that are not zero and so
+    must be listed, and the rows' largest exponents."""
     exponents = (bits >> 7 & 0xFF).astype(np.uint8)
     top = exponents.max(-1, initial=1).astype(np.int64)
-    return exponents, (exponents <= (top - WINDOW)[:, None]) | (exponents == 0), top
+    below = (exponents <= (top - WINDOW)[:, None]) | (exponents == 0)
+    return exponents, below, below & (bits & 0x7FFF != 0), top
 
 
 def _fits(rows: Floats) -> bool:
-    bits = to_bf16(rows)
-    _, below, top = _below(bits)
-    listed = np.count_nonzero(below & (bits & 0x7FFF != 0), axis=-1)
-    return bool(top.max(initial=0) < SPECIAL and listed.max(initial=0) <= listed_weights(rows.shape[1]))
+    _, _, listed, top = _below(to_bf16(rows))
+    return bool(top.max(initial=0) < SPECIAL and listed.sum(-1).max(initial=0) <= listed_weights(rows.shape[1]))
 
 
 def compresses(columns: int, parts: Iterable[npt.NDArray[Any]], jobs: int = 1) -> bool:
@@ -78,7 +82,7 @@ def compression(parts: Callable[[str], Iterable[npt.NDArray[Any]]], jobs: int) -
     def one(name: str) -> bool:
         pieces = iter(parts(name))
         first = next(pieces)
-        return compresses(first.shape[-1], (piece for group in ((first,), pieces) for piece in group), jobs)
+        return compresses(first.shape[-1], chain((first,), pieces), jobs)
 
     return one
 
@@ -92,8 +96,8 @@ def pack_rows(rows: Floats, name: str) -> tuple[Bytes, Floats]:
     count, columns = rows.shape
     units = listed_weights(columns)
     bits = np.pad(to_bf16(rows), ((0, 0), (0, -columns % PACKED_UNIT)))
-    exponents, below, top = _below(bits)
-    places, at = np.nonzero(below & (bits & 0x7FFF != 0))
+    exponents, below, outside, top = _below(bits)
+    places, at = np.nonzero(outside)
     listed = np.bincount(places, minlength=count)
     if top.max(initial=0) == SPECIAL or listed.max(initial=0) > units:
         raise CompileError(f"weight {name} does not fit into 12 bits any more; has the checkpoint changed? build again")

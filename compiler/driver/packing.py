@@ -16,14 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pangu_compile.errors import CompileError
-from pangu_compile.ir import DType
-from pangu_compile.ir.types import packed_row_bytes
+from pangu_compile.ir import DType, TensorType
+from pangu_compile.ir.types import QUANT_GROUP as GROUP
+from pangu_compile.ir.types import SCALES_ALIGN, packed_row_bytes
 
 from .bf16 import from_bf16, pack_rows, to_bf16, unpack_rows
 
-GROUP = 32  # columns that share a q4 scale; q8 rows are padded to it as well
-ALIGN = 64  # of the scales behind the rows
-SCALED = ("bf16c", "q8", "q4")
 SLICE = 1 << 20  # elements that are quantised at a time
 # What the largest magnitude of a q4 group is mapped to, before the scale is fitted by least squares.
 Q4_PEAKS = (-8.0, -7.0, -7.5, -8.6, 7.4)
@@ -39,20 +37,18 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def row_bytes(fmt: str, columns: int) -> int:
     """Bytes of one row without its scales; fmt is f32, bf16, bf16c, q8 or q4."""
-    return {"f32": 4, "bf16": 2}[fmt] * columns if fmt in ("f32", "bf16") else packed_row_bytes(DType(fmt), columns)
+    dtype = DType(fmt)
+    return packed_row_bytes(dtype, columns) if dtype.is_packed else dtype.nbytes * columns
 
 
 def scales_offset(fmt: str, rows: int, columns: int) -> int:
     """Where the scales of a packed tensor begin."""
-    return -(-rows * row_bytes(fmt, columns) // ALIGN) * ALIGN
+    return -(-rows * row_bytes(fmt, columns) // SCALES_ALIGN) * SCALES_ALIGN
 
 
 def packed_bytes(fmt: str, shape: tuple[int, ...]) -> int:
     """Bytes of a packed tensor, scales included."""
-    rows, columns = matrix_shape(shape)
-    if fmt in SCALED:
-        return scales_offset(fmt, rows, columns) + (2 * -(-columns // GROUP) if fmt == "q4" else 4) * rows
-    return rows * row_bytes(fmt, columns)
+    return int(TensorType(DType(fmt), shape).nbytes)
 
 
 def quantise_q8(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
@@ -136,7 +132,7 @@ def pack_parts(
                 yield data
     if seen != rows:
         raise CompileError(f"weight {name} has {seen} rows, planned {rows}")
-    if fmt in SCALED:
+    if DType(fmt).is_packed:
         yield np.zeros(scales_offset(fmt, rows, columns) - data_bytes, np.uint8)
         yield from scales
 
