@@ -86,29 +86,15 @@ __aicore__ inline void load_right_transposed(const AscendC::LocalTensor<bfloat16
     AscendC::LoadData(dst, src, p);
 }
 
-// Columns from .. from + n of an L1 matrix of `depth` rows into L0B: the right operand of weights * rows.
+// Rows at .. at + depth, and of these columns from .. from + n, of an L1 matrix of `rows` rows into L0B: the right operand of x * rows.
 __aicore__ inline void load_right(const AscendC::LocalTensor<bfloat16_t>& dst, const AscendC::LocalTensor<bfloat16_t>& src,
-                                  uint32_t depth, uint32_t from, uint32_t n) {
-    const uint32_t down = fractals(depth), across = fractals(n);
-    for (uint32_t i = 0; i < down; ++i) {
-        AscendC::LoadData2DParams p;
-        p.startIndex = uint16_t(from / kSide * down + i);
-        p.repeatTimes = uint8_t(across);
-        p.srcStride = uint16_t(down);
-        p.ifTranspose = true;
-        AscendC::LoadData(dst[i * across * kFractal], src, p);
-    }
-}
-
-// Rows at .. at + depth of an L1 matrix of `rows` rows and n columns into L0B, as load_right does.
-__aicore__ inline void load_right_rows(const AscendC::LocalTensor<bfloat16_t>& dst, const AscendC::LocalTensor<bfloat16_t>& src,
-                                       uint32_t rows, uint32_t at, uint32_t depth, uint32_t n) {
-    const uint32_t across = fractals(n);
+                                  uint32_t rows, uint32_t at, uint32_t depth, uint32_t from, uint32_t n) {
+    const uint32_t down = fractals(rows), across = fractals(n);
     for (uint32_t i = 0; i < fractals(depth); ++i) {
         AscendC::LoadData2DParams p;
-        p.startIndex = uint16_t(at / kSide + i);
+        p.startIndex = uint16_t(from / kSide * down + at / kSide + i);
         p.repeatTimes = uint8_t(across);
-        p.srcStride = uint16_t(fractals(rows));
+        p.srcStride = uint16_t(down);
         p.ifTranspose = true;
         AscendC::LoadData(dst[i * across * kFractal], src, p);
     }
