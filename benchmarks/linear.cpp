@@ -43,11 +43,11 @@ struct Format {
   int32_t code;
   const char *name;
 };
-const Format kFormats[] = {{PANGU_F32, "f32"}, {PANGU_BF16, "bf16"}, {PANGU_BF16C, "bf16c"}, {PANGU_Q8, "q8"}, {PANGU_Q4, "q4"}};
+const Format kFormats[] = {{PANGU_F32, "f32"}, {PANGU_BF16, "bf16"}, {PANGU_BF16C, "bf16c"}, {PANGU_Q8, "q8"}, {PANGU_Q8I, "q8i"}, {PANGU_Q4, "q4"}};
 
 int64_t weight_bytes(int32_t format, int64_t O, int64_t I) {
   const int64_t rows = (O * pangu::weight_row_bytes(format, I) + 63) / 64 * 64;
-  return rows + (format == PANGU_Q8 || format == PANGU_BF16C ? 4 * O : format == PANGU_Q4 ? 2 * O * pangu::weight_groups(I) : 0);
+  return rows + (pangu::is_int8(format) || format == PANGU_BF16C ? 4 * O : format == PANGU_Q4 ? 2 * O * pangu::weight_groups(I) : 0);
 }
 
 void fill(uint8_t *data, int32_t format, int64_t O, int64_t I) {
@@ -57,7 +57,7 @@ void fill(uint8_t *data, int32_t format, int64_t O, int64_t I) {
   for (int64_t i = 0; format == PANGU_F32 && i < O * I; ++i) reinterpret_cast<float *>(data)[i] = static_cast<float>(data[4 * i]) / 256;
   for (int64_t i = 0; format == PANGU_BF16 && i < O * I; ++i) data[2 * i + 1] = static_cast<uint8_t>((data[2 * i + 1] & 0x80) | 0x3c);
   const int64_t scales = (O * pangu::weight_row_bytes(format, I) + 63) / 64 * 64;
-  for (int64_t i = 0; (format == PANGU_Q8 || format == PANGU_BF16C) && i < O; ++i) reinterpret_cast<float *>(data + scales)[i] = 0.01f;
+  for (int64_t i = 0; (pangu::is_int8(format) || format == PANGU_BF16C) && i < O; ++i) reinterpret_cast<float *>(data + scales)[i] = 0.01f;
   for (int64_t o = 0; format == PANGU_BF16C && o < O; ++o) // no listed weights
     std::memset(data + o * pangu::weight_row_bytes(format, I) + pangu::packed_units(I) * pangu::kPackedUnitBytes, 0, 4);
   for (int64_t i = scales + 1; format == PANGU_Q4 && i < bytes; i += 2) data[i] = 0x28;

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import networkx as nx
 
 from pangu_compile.ir import DType, Graph, IRError, Module, Node, Program, TensorType, Value
-from pangu_compile.ir.types import QUANT_GROUP
+from pangu_compile.ir.types import EIGHT, QUANT_GROUP
 
 # Operands by operator: those that take any format, and those that decide what is computed (which experts, which keys),
 # which take at most bf16.
@@ -33,9 +33,9 @@ DECIDING: dict[str, tuple[str, ...]] = {"moe_gate": ("router",), "index_prologue
 # With w8a8, which is what int8 is on Ascend: operands that keep more than eight bits, beside products that make logits.
 KEPT = {"kv_b": DType.bf16, "w": DType.bf16, "router": DType.f32}
 
-FORMATS = {"bf16": DType.bf16, "int8": DType.q8, "int4": DType.q4, "w8a8": DType.w8a8}
+FORMATS = {"bf16": DType.bf16, "int8": DType.q8i, "int4": DType.q4, "w8a8": DType.w8a8}
 # From the widest to the narrowest; a weight with several readers takes the widest that one of them asks for.
-_ORDER = (DType.f32, DType.bf16, DType.bf16c, DType.q8, DType.w8a8, DType.q4)
+_ORDER = (DType.f32, DType.bf16, DType.bf16c, DType.q8, DType.q8i, DType.w8a8, DType.q4)
 COLUMNS = 1 << 16  # of a row in which bf16c can list weights
 
 Compresses = Callable[[str], bool]
@@ -57,8 +57,8 @@ def _wanted(node: Node, position: int, target: DType, logits: frozenset[Value]) 
     if eight:
         return DType.bf16 if node.op == "linear" and node.output in logits else KEPT.get(slot, target)
     # Every cached row goes through kv_b, and int4 there costs most of the accuracy that int4 costs in all. It is also read
-    # transposed, which bf16c is not made for.
-    return {DType.q4: DType.q8, DType.bf16c: DType.bf16}.get(target, target) if slot == "kv_b" else target
+    # transposed, which bf16c and q8i are not made for.
+    return {DType.q4: DType.q8, DType.q8i: DType.q8, DType.bf16c: DType.bf16}.get(target, target) if slot == "kv_b" else target
 
 
 class _Readers:
@@ -136,6 +136,8 @@ def quantise_weights(module: Module, weight_format: str, compresses: Compresses 
     for names, values, dtype in _Readers(module, target).weights():
         if dtype is DType.bf16c and not all(_fits(module, n, dtype) and compresses is not None and compresses(n) for n in names):
             dtype = DType.bf16
+        if dtype is DType.q8i and any(int(module.weights[n].shape[-2]) % EIGHT for n in names if module.weights[n].rank > 1):
+            dtype = DType.q8
         if dtype is DType.f32 or not all(_fits(module, name, dtype) for name in names):
             continue
         for name in names:

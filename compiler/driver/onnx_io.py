@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pangu_compile.ir import Module
 
 STORED = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "i32": "<i4", "bool": "?"}
-PACKED = ("bf16", "bf16c", "q8", "w8a8", "q4")
+PACKED = ("bf16", "bf16c", "q8", "q8i", "w8a8", "q4")
 
 
 def require_onnx() -> None:

@@ -1,6 +1,7 @@
 """Weights as the CPU kernels read them (codegen/cpu/kernels/pangu_quant.h has the layout).
 
-q8: int8 rows with one float32 scale each. q4: groups of 32 with a float16 scale each, chosen for the least squared error.
+q8: int8 rows with one float32 scale each; q8i: eight of these together, four columns of each in turn. q4: groups of 32
+with a float16 scale each, chosen for the least squared error.
 A tensor of any rank is a matrix whose rows are its last axis. Everything works on slices of rows, so that packing a
 tensor needs little memory beside the tensor itself.
 """
@@ -17,8 +18,8 @@ import numpy.typing as npt
 
 from pangu_compile.errors import CompileError
 from pangu_compile.ir import DType, TensorType
+from pangu_compile.ir.types import EIGHT, SCALES_ALIGN, packed_row_bytes
 from pangu_compile.ir.types import QUANT_GROUP as GROUP
-from pangu_compile.ir.types import SCALES_ALIGN, packed_row_bytes
 
 from .bf16 import from_bf16, pack_rows, to_bf16, unpack_rows
 
@@ -36,7 +37,7 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def row_bytes(fmt: str, columns: int) -> int:
-    """Bytes of one row without its scales; fmt is f32, bf16, bf16c, q8 or q4."""
+    """Bytes of one row without its scales; fmt is f32, bf16, bf16c, q8, q8i or q4."""
     dtype = DType(fmt)
     return packed_row_bytes(dtype, columns) if dtype.is_packed else dtype.nbytes * columns
 
@@ -97,9 +98,13 @@ def _pack_slice(fmt: str, rows: Floats, name: str) -> tuple[Bytes, Bytes]:
     if not np.isfinite(rows).all():
         raise CompileError(f"weight {name} holds NaN or infinity; it cannot be stored as {fmt}, use --weights bf16 or f32")
     padding = -rows.shape[1] % GROUP
-    if fmt == "q8":
+    if fmt in ("q8", "q8i"):
         q, scale = quantise_q8(rows)
         padded: Bytes = np.pad(q, ((0, 0), (0, padding))).view(np.uint8)
+        if fmt == "q8i":
+            if len(rows) % EIGHT:
+                raise CompileError(f"weight {name} has rows that are no multiple of {EIGHT}; q8i cannot hold it")
+            padded = np.ascontiguousarray(padded.reshape(-1, EIGHT, padded.shape[1] // 4, 4).swapaxes(1, 2))
         return padded.reshape(-1), scale.view(np.uint8)
     groups = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, GROUP)
     q, half = quantise_q4(groups)
@@ -123,8 +128,8 @@ def pack_parts(
     rows, columns = matrix_shape(shape)
     seen, data_bytes, scales = 0, 0, []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
-        for part in parts:
-            matrix = part.reshape(-1, columns)
+        matrices: Iterable[npt.NDArray[Any]] = (part.reshape(-1, columns) for part in parts)
+        for matrix in _whole_eights(matrices, columns) if fmt == "q8i" else matrices:
             seen += len(matrix)
             for data, scale in _in_order(pool, max(1, jobs), fmt, matrix, name):
                 data_bytes += data.nbytes
@@ -137,11 +142,29 @@ def pack_parts(
         yield from scales
 
 
+def _whole_eights(matrices: Iterable[npt.NDArray[Any]], columns: int) -> Iterator[npt.NDArray[Any]]:
+    """The same rows in pieces of multiples of eight; what is left at the end comes last."""
+    rest: npt.NDArray[Any] = np.zeros((0, columns), np.float32)
+    for matrix in matrices:
+        if len(rest):
+            missing = EIGHT - len(rest)
+            rest, matrix = np.concatenate([rest, matrix[:missing]]), matrix[missing:]
+            if len(rest) < EIGHT:
+                continue
+            yield rest
+        whole = len(matrix) // EIGHT * EIGHT
+        rest = np.array(matrix[whole:])
+        if whole:
+            yield matrix[:whole]
+    if len(rest):
+        yield rest
+
+
 def _in_order(
     pool: ThreadPoolExecutor, jobs: int, fmt: str, matrix: npt.NDArray[Any], name: str
 ) -> Iterator[tuple[Bytes, Bytes]]:
     """Slices of a matrix packed, a few at a time, so that no more than these are in memory."""
-    step = max(1, SLICE // max(1, matrix.shape[1]))
+    step = max(1, SLICE // max(1, matrix.shape[1]) // EIGHT) * EIGHT
     begins = range(0, len(matrix), step)
 
     def one(begin: int) -> tuple[Bytes, Bytes]:
@@ -166,7 +189,9 @@ def unpack(fmt: str, raw: Bytes, shape: tuple[int, ...]) -> Floats:
     data, at = raw[: rows * row_bytes(fmt, columns)], scales_offset(fmt, rows, columns)
     if fmt == "bf16c":
         return unpack_rows(data, raw[at:].view(np.float32), columns).reshape(shape)
-    if fmt == "q8":
+    if fmt == "q8i":
+        data = data.reshape(rows // EIGHT, -1, EIGHT, 4).swapaxes(1, 2).reshape(-1)
+    if fmt in ("q8", "q8i"):
         q = data.view(np.int8).reshape(rows, -1)[:, :columns].astype(np.float32)
         return (q * raw[at:].view(np.float32)[:, None]).reshape(shape)
     nibbles = data.reshape(-1, GROUP // 2)

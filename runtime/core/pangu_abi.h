@@ -19,10 +19,10 @@ typedef struct pangu_pool pangu_pool;
 void pangu_parallel_for(pangu_pool *pool, int64_t n, int64_t grain,
                         void (*body)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg);
 
-// Element types of inputs, outputs and weights. BF16C, Q8, Q4 and W8A8 are weights only; pangu_quant.h says how they lie in memory.
+// Element types of inputs, outputs and weights. BF16C, Q8, Q8I, Q4 and W8A8 are weights only; pangu_quant.h says how they lie in memory.
 enum {
   PANGU_F32 = 0, PANGU_F64 = 1, PANGU_I64 = 2, PANGU_BOOL = 3, PANGU_BF16 = 4, PANGU_I32 = 5, PANGU_Q8 = 6, PANGU_Q4 = 7,
-  PANGU_W8A8 = 8, PANGU_BF16C = 9
+  PANGU_W8A8 = 8, PANGU_BF16C = 9, PANGU_Q8I = 10
 };
 
 typedef struct {

@@ -18,20 +18,26 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def in_eights(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-2], 8 * shape[-2], shape[-1])
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q4"])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q8i", "q4"])
 def test_sizes_agree_with_the_ir(fmt: str, shape: tuple[int, ...]) -> None:
+    shape = in_eights(shape) if fmt == "q8i" else shape
     raw = pack(fmt, normal(shape))
     assert raw.nbytes == packed_bytes(fmt, shape) == TensorType(DType(fmt), shape).nbytes
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q4"])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q8i", "q4"])
 def test_values_on_the_grid_survive(fmt: str, shape: tuple[int, ...]) -> None:
     """Packing what was unpacked gives the same numbers."""
+    shape = in_eights(shape) if fmt == "q8i" else shape
     once = unpack(fmt, pack(fmt, normal(shape)), shape)
     twice = unpack(fmt, pack(fmt, once), shape)
-    np.testing.assert_allclose(twice, once, rtol=1e-6 if fmt == "q8" else 1e-3 if fmt == "q4" else 0, atol=0)
+    np.testing.assert_allclose(twice, once, rtol=1e-6 if fmt in ("q8", "q8i") else 1e-3 if fmt == "q4" else 0, atol=0)
 
 
 def test_q8_is_the_nearest_integer_of_the_row_scale() -> None:
@@ -42,6 +48,18 @@ def test_q8_is_the_nearest_integer_of_the_row_scale() -> None:
     raw = pack("q8", rows)
     np.testing.assert_array_equal(unpack("q8", raw, rows.shape), q.astype(np.float32) * scale[:, None])
     assert (raw[: 40 * 96].view(np.int8).reshape(40, 96)[:, 70:] == 0).all()
+
+
+def test_q8i_is_q8_in_another_order() -> None:
+    """Eight rows together: four columns of the first, then of the second, .."""
+    rows = normal((24, 70))
+    plain, eights = pack("q8", rows), pack("q8i", rows)
+    np.testing.assert_array_equal(plain[24 * 96 :], eights[24 * 96 :])
+    q = plain[: 24 * 96].reshape(24, 96)
+    for o, i in ((0, 0), (1, 3), (7, 4), (8, 5), (23, 69), (13, 95)):
+        assert eights[o // 8 * 8 * 96 + i // 4 * 32 + o % 8 * 4 + i % 4] == q[o, i]
+    with pytest.raises(CompileError, match="no multiple of 8"):
+        pack("q8i", rows[:20])
 
 
 def test_q4_beats_the_plain_scale_in_every_group() -> None:
@@ -79,9 +97,9 @@ def test_bf16_rounds_to_nearest_even() -> None:
     np.testing.assert_array_equal(from_bf16(to_bf16(values)), expected)
 
 
-@pytest.mark.parametrize("fmt", ["bf16", "q8", "q4"])
+@pytest.mark.parametrize("fmt", ["bf16", "q8", "q8i", "q4"])
 def test_slices_threads_and_parts_give_the_same_bytes(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = normal((6, 10, 40))
+    values = normal((8, 10, 40))
     whole = pack(fmt, values)
     monkeypatch.setattr(packing, "SLICE", 130)
     parts = np.concatenate(list(pack_parts(fmt, values.shape, iter(values), "w", jobs=3)))

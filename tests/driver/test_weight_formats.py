@@ -18,11 +18,11 @@ from pangu_compile.runtime import Model
 class Net(nn.Module):
     """Two matrices; the first is also an embedding, so its type must stay."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, rows: int) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.table = nn.Parameter(torch.randn(50, width) / 8)
-        self.out = nn.Linear(width, 45, bias=False)
+        self.out = nn.Linear(width, rows, bias=False)
 
     def forward(self, tokens: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = x + self.table[tokens]
@@ -30,26 +30,27 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("weights", "stored", "width"), [("bf16", "bf16", 64), ("bf16", "bf16c", 384), ("int8", "q8", 64), ("int4", "q4", 64)]
+    ("weights", "stored", "width", "rows"),
+    [("bf16", "bf16", 64, 45), ("bf16", "bf16c", 384, 45), ("int8", "q8", 64, 45), ("int8", "q8i", 72, 48), ("int4", "q4", 64, 45)],
 )
-def test_built_library_computes_with_the_stored_numbers(weights: str, stored: str, width: int, tmp_path: Path) -> None:
+def test_built_library_computes_with_the_stored_numbers(weights: str, stored: str, width: int, rows: int, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    net, rng = Net(width), np.random.default_rng(0)
+    net, rng = Net(width, rows), np.random.default_rng(0)
     example = [torch.zeros(4, dtype=torch.int64), torch.zeros(4, width)]
     artifact = pangu_compile.compile_module(
         net, example, tmp_path / "net.pangu", dynamic=[{0: "N"}, {0: "N"}], max_sizes={"N": 64}, weights=weights, opt_level=1
     )
     manifest = json.loads((artifact.path / "manifest.json").read_text())
     assert manifest["weights"] == weights
-    tensors = {e["format"]: e for e in manifest["tensors"].values() if e["logical_shape"] in ([45, width], [50, width])}
+    tensors = {e["format"]: e for e in manifest["tensors"].values() if e["logical_shape"] in ([rows, width], [50, width])}
     assert sorted(tensors) == sorted(["f32", stored])
     entry = tensors[stored]
-    assert entry["logical_shape"] == [45, width] and entry["nbytes"] == packed_bytes(stored, (45, width))
+    assert entry["logical_shape"] == [rows, width] and entry["nbytes"] == packed_bytes(stored, (rows, width))
     raw = np.fromfile(artifact.path / "weights.safetensors", np.uint8, entry["nbytes"], offset=entry["offset"])
-    matrix = unpack(stored, raw, (45, width)).astype(np.float64)
+    matrix = unpack(stored, raw, (rows, width)).astype(np.float64)
     tokens, x = rng.integers(0, 50, 7), rng.standard_normal((7, width)).astype(np.float32)
     with Model(artifact.path, threads=2) as model:
-        tied, out = np.empty((7, 50), np.float32), np.empty((7, 45), np.float32)
+        tied, out = np.empty((7, 50), np.float32), np.empty((7, rows), np.float32)
         model.run_program("forward", [7], [tokens, x], [tied, out])
     table = net.table.detach().numpy().astype(np.float64)
     total = x + table[tokens]

@@ -25,7 +25,7 @@ DENSE = """func @f(%q: f32[T, 2, 48], %cache: f32[S + T, 64], %kv_b: f32[96, 32]
   %b = attention_output(%a, %o) {results=('out',), slots=('a', 'o_proj')} : f32[T, 40]
   return %b
 }"""  # noqa: E501
-FORMATS = {"bf16": "bf16", "int8": "q8", "int4": "q4"}
+FORMATS = {"bf16": "bf16", "int8": "q8i", "int4": "q4"}
 
 
 def module_of(text: str, *functions: str, weights: str) -> Module:
@@ -68,6 +68,7 @@ def test_f32_changes_nothing() -> None:
 
 def test_kv_b_stays_at_eight_bits() -> None:
     assert run(module_of(DENSE, weights="kv_b o"), "int4") == {"kv_b": "q8", "o": "q4"}
+    assert run(module_of(DENSE, weights="kv_b o"), "int8") == {"kv_b": "q8", "o": "q8i"}
     assert run(module_of(DENSE, weights="kv_b o"), "bf16") == {"kv_b": "bf16", "o": "bf16"}
 
 
@@ -88,11 +89,16 @@ def test_bf16_is_compressed_where_all_weights_of_one_kind_can_be() -> None:
 )
 def test_a_weight_with_another_reader_stays(use: str) -> None:
     text = FFN.replace("return %b", use).replace("%h: f32[40, 64])", "%h: f32[40, 64], %i: i64[T])")
-    assert run(module_of(text, weights="g u d h"), "int8") == {"g": "q8", "u": "q8", "d": "q8", "h": "f32"}
+    assert run(module_of(text, weights="g u d h"), "int8") == {"g": "q8i", "u": "q8i", "d": "q8i", "h": "f32"}
 
 
 def test_inputs_stay() -> None:
-    assert run(module_of(FFN, weights="g u d"), "int8") == dict.fromkeys("gud", "q8")
+    assert run(module_of(FFN, weights="g u d"), "int8") == dict.fromkeys("gud", "q8i")
+
+
+def test_rows_that_make_no_eights_lie_one_by_one() -> None:
+    types = run(module_of(FFN.replace("40", "44"), weights="g u d h"), "int8")
+    assert types == {"g": "q8i", "u": "q8i", "d": "q8i", "h": "q8"}
 
 
 def test_w8a8_keeps_what_ascend_keeps() -> None:
@@ -111,7 +117,7 @@ def test_a_folded_weight_stays() -> None:
     module = module_of(FFN, weights="g u d h")
     sources = parse_graph("func @fold(%h: f32[40, 64]) {\n  %a = exp(%h) : f32[40, 64]\n  return %a\n}")
     module.folded["h"] = Folded(sources, ["source"])
-    assert quantise_weights(module, "int8") == dict.fromkeys("gud", DType.q8)
+    assert quantise_weights(module, "int8") == dict.fromkeys("gud", DType.q8i)
 
 
 CALLS = """func @f(%x: f32[T, 64], %a: f32[64, 64], %b: f32[64, 64]) {

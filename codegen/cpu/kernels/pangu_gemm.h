@@ -4,7 +4,7 @@
 // vector is added up in a fixed order, and the chunks' sums are added to y in order. So an element's value does not
 // depend on the tile that it was computed in.
 //
-// float32 and bfloat16 multiply in float32. q8 and q4 multiply integers, whose products are summed exactly. For q8, activations
+// float32 and bfloat16 multiply in float32. q8, q8i and q4 multiply integers, whose products are summed exactly. For q8 and q8i, activations
 // are 16-bit integers with one scale for 512 columns of a token (an error of 2^-16 of the largest of them). For q4 they are 8-bit
 // integers with a scale for each group of 32 columns (2^-8): the weights themselves are much coarser than that. For w8a8 they are
 // integers within +-127 with one scale for the row, and a whole row's products are summed exactly.
@@ -18,7 +18,7 @@ constexpr int64_t kFloatChunk = 512;
 constexpr float kIntPeak = 32639.0f;   // 127 * 257: both halves of such an integer fit into signed bytes
 constexpr int64_t kRowBlock = 128;     // rows of w that stay in the second-level cache while all tokens pass
 
-// Activations made ready for a weight format; valid while x and the scratch are. For q8 and w8a8 each token has a record of integers
+// Activations made ready for a weight format; valid while x and the scratch are. For q8, q8i and w8a8 each token has a record of integers
 // (64 bytes for 32 columns), then the scale of each chunk. For q4: integers (32 bytes for a group), then for every group, in
 // sixteens, its scale, then -8 * scale * (sum of its integers), as floats; zeros behind the last group.
 struct Rows {
@@ -326,14 +326,21 @@ struct Q4Tile {
   }
 };
 
+// Does a tile go through rows by itself?
+template <class Tile> constexpr bool kOwnRange = false;
+
 // All rows [begin, end) for T tokens, chunks [from, to).
 template <class Tile, int T>
 inline void tile_rows(const RowProduct &p, int64_t t, int64_t begin, int64_t end, int64_t from, int64_t to) {
-  constexpr int R = Tile::rows(T);
   const Tokens<T> tokens(p, t);
-  int64_t o = begin;
-  for (; o + R <= end; o += R) Tile::template run<R, T>(p, tokens, o, from, to);
-  for (; o < end; ++o) Tile::template run<1, T>(p, tokens, o, from, to);
+  if constexpr (kOwnRange<Tile>) {
+    Tile::template range<T>(p, tokens, begin, end, from, to);
+  } else {
+    constexpr int R = Tile::rows(T);
+    int64_t o = begin;
+    for (; o + R <= end; o += R) Tile::template run<R, T>(p, tokens, o, from, to);
+    for (; o < end; ++o) Tile::template run<1, T>(p, tokens, o, from, to);
+  }
 }
 
 template <class Tile>

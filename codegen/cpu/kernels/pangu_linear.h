@@ -12,10 +12,10 @@
 //   linear_rows(T, begin, end, I, rows, w, y, y_stride)      y[t * y_stride + o] for o in [begin, end)
 //   linear_picked(n, pick, out, begin, end, I, rows, w, y, y_stride)
 //       y[out[i] * y_stride + o] = w[o] . x[pick[i]] for i in [0, n): the tokens of one expert
-//   linear_transposed(T, begin, end, I, x, x_stride, w, y, y_stride)      not for BF16C
+//   linear_transposed(T, begin, end, I, x, x_stride, w, y, y_stride)      not for BF16C and Q8I
 //       y[t, 0..I) = sum over o in [begin, end) of x[t * x_stride + o - begin] * w[o, :]
 //
-// Strides are in elements. Rows made ready for f32 serve bf16 as well. Ranges of rows are
+// Strides are in elements. A view of Q8I begins at a multiple of 8 rows, begin and end are any. Rows made ready for f32 serve bf16 as well. Ranges of rows are
 // best multiples of 16. y must not be written by two threads within one range.
 #pragma once
 
@@ -28,6 +28,8 @@
 #include "pangu_gemm_simd.h"
 
 #include "pangu_gemm.h"
+
+#include "pangu_gemm_eights.h"
 
 #include "pangu_gemm_packed.h"
 
@@ -47,7 +49,8 @@ inline Rows prepare_rows(pangu_pool *pool, int32_t format, int64_t T, int64_t I,
   const int64_t bytes = rows_bytes(format, 1, I);
   parallel(pool, T, 2 * I, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      if (format == PANGU_Q8) prepare_record8(x + t * x_stride, I, records + t * bytes);
+      if (format == PANGU_Q8) prepare_record8<false>(x + t * x_stride, I, records + t * bytes);
+      else if (format == PANGU_Q8I) prepare_record8<true>(x + t * x_stride, I, records + t * bytes);
       else if (format == PANGU_W8A8) prepare_row8(x + t * x_stride, I, records + t * bytes);
       else prepare_record4(x + t * x_stride, I, records + t * bytes);
     }
@@ -64,6 +67,8 @@ inline void linear_picked(int64_t n, const int64_t *pick, const int64_t *out, in
     if (w.format == PANGU_BF16C) return packed_rows<PackedTile>(p, begin, end);
   if constexpr (kHasFormat<PANGU_Q8>)
     if (w.format == PANGU_Q8) return product_rows<Q8Tile>(p, begin, end);
+  if constexpr (kHasFormat<PANGU_Q8I>)
+    if (w.format == PANGU_Q8I) return product_rows<EightsTile>(p, begin, end);
   if constexpr (kHasFormat<PANGU_W8A8>)
     if (w.format == PANGU_W8A8) return product_rows<W8A8Tile>(p, begin, end);
   if constexpr (kHasFormat<PANGU_Q4>)

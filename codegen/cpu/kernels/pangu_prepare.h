@@ -1,4 +1,4 @@
-// pangu_prepare.h: activations to integers: 16 bits with a scale for every 512 columns for q8 weights, 8 bits with one for
+// pangu_prepare.h: activations to integers: 16 bits with a scale for every 512 columns for q8 and q8i weights, 8 bits with one for
 // every 32 columns for q4, 8 bits with one for the row for w8a8. NaN and infinities make the scale NaN.
 #pragma once
 
@@ -42,7 +42,8 @@ template <class Int> inline int32_t round_group(const float *x, int64_t n, float
   return total;
 }
 
-inline void prepare_record8(const float *x, int64_t I, uint8_t *record) {
+// fours: as rows in eights read them.
+template <bool fours> inline void prepare_record8(const float *x, int64_t I, uint8_t *record) {
   float *const scales = reinterpret_cast<float *>(record + record8::scales(I));
   for (int64_t chunk = 0; chunk < int_chunks(I); ++chunk) {
     const int64_t begin = chunk * kIntChunk, end = min(begin + kIntChunk, I);
@@ -50,7 +51,7 @@ inline void prepare_record8(const float *x, int64_t I, uint8_t *record) {
     for (int64_t at = begin; at < end; at += kQuantGroup) {
       int16_t q[kQuantGroup];
       round_group(x + at, min(kQuantGroup, end - at), peak.usable() ? kIntPeak / peak.largest : 0.0f, q);
-      simd::x_pack32(q, record + at * 2);
+      fours ? simd::x_pack_fours(q, record + at * 2) : simd::x_pack32(q, record + at * 2);
     }
     scales[chunk] = peak.largest / kIntPeak + peak.spoiled;
   }

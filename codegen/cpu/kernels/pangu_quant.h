@@ -11,7 +11,9 @@
 //               low half below 16.
 //   PANGU_Q8    int8, rows padded with zeros to a multiple of 32; then, at the next multiple of 64 bytes, one float a
 //               row. w[o][i] = q[o][i] * scale[o].
-//   PANGU_W8A8  The same; activations are rounded to int8 with one scale a row (pangu_prepare.h).
+//   PANGU_Q8I   The same numbers, eight rows together (O is a multiple of 8): of each 4 columns the 4 bytes of the first row, then
+//               those of the second, ..
+//   PANGU_W8A8  As Q8; activations are rounded to int8 with one scale a row (pangu_prepare.h).
 //   PANGU_Q4    groups of 32 columns (the last padded with zeros) of 16 bytes: byte j holds column j in its low and
 //               column j + 16 in its high nibble, as q + 8; then, at the next multiple of 64 bytes, one float16 a group.
 //               w[o][i] = q[o][i] * scale[o][i / 32], q in -8..7.
@@ -22,9 +24,10 @@
 namespace pangu {
 
 constexpr int64_t kQuantGroup = 32;
+constexpr int64_t kEightRows = 8; // of Q8I
 constexpr int64_t kPackedUnit = 128, kPackedUnitBytes = 192; // of BF16C
 
-// A view of a matrix: rows `row_stride` bytes apart, scales in the order of the rows (null for F32 and BF16).
+// A view of a matrix: rows `row_stride` bytes apart (of Q8I: eights of them 8 * row_stride), scales in the order of the rows (null for F32 and BF16).
 struct Weight {
   const void *data;
   const void *scales;
@@ -40,7 +43,7 @@ struct Weight {
 template <int32_t Format> constexpr bool kHasFormat = (PANGU_WEIGHT_FORMATS >> Format & 1u) != 0;
 
 // int8 rows with a scale each.
-inline bool is_int8(int32_t format) { return format == PANGU_Q8 || format == PANGU_W8A8; }
+inline bool is_int8(int32_t format) { return format == PANGU_Q8 || format == PANGU_Q8I || format == PANGU_W8A8; }
 
 inline int64_t weight_groups(int64_t I) { return (I + kQuantGroup - 1) / kQuantGroup; }
 
@@ -52,6 +55,7 @@ inline int64_t weight_row_bytes(int32_t format, int64_t I) {
   case PANGU_BF16: return 2 * I;
   case PANGU_BF16C: return (packed_units(I) * (kPackedUnitBytes + 4) + 4 + 63) / 64 * 64;
   case PANGU_Q8:
+  case PANGU_Q8I:
   case PANGU_W8A8: return weight_groups(I) * kQuantGroup;
   default: return weight_groups(I) * (kQuantGroup / 2);
   }
@@ -65,7 +69,7 @@ inline Weight weight_view(const void *data, int32_t format, int64_t O, int64_t I
   return {data, scales, format, stride};
 }
 
-// Rows [first, ..) of a matrix: an expert of a stacked tensor, a head of a projection.
+// Rows [first, ..) of a matrix: an expert of a stacked tensor, a head of a projection. Of Q8I `first` is a multiple of 8.
 inline Weight weight_rows(const Weight &w, int64_t first, int64_t I) {
   const int64_t scale_bytes = w.format == PANGU_Q4 ? 2 * weight_groups(I) : 4;
   const void *scales = w.scales == nullptr ? nullptr : static_cast<const uint8_t *>(w.scales) + first * scale_bytes;
@@ -135,6 +139,10 @@ inline void weight_row(const Weight &w, int64_t o, int64_t I, float *out) {
     }
     const PackedTail tail(row, I);
     for (uint32_t i = 0; i < tail.count; ++i) out[tail.column(i)] = tail.value(i);
+  } else if (w.format == PANGU_Q8I) {
+    const uint8_t *const eight = static_cast<const uint8_t *>(w.data) + o / kEightRows * kEightRows * w.row_stride + o % kEightRows * 4;
+    const float scale = static_cast<const float *>(w.scales)[o];
+    for (int64_t i = 0; i < I; ++i) out[i] = static_cast<float>(static_cast<int8_t>(eight[i / 4 * 32 + i % 4])) * scale;
   } else if (is_int8(w.format)) {
     const float scale = static_cast<const float *>(w.scales)[o];
     for (int64_t i = 0; i < I; ++i) out[i] = static_cast<float>(static_cast<int8_t>(row[i])) * scale;

@@ -28,7 +28,7 @@ struct Format {
   const char *name;
 };
 const Format kFormats[] = {{PANGU_F32, "f32"}, {PANGU_BF16, "bf16"}, {PANGU_Q8, "q8"}, {PANGU_Q4, "q4"}, {PANGU_W8A8, "w8a8"},
-                           {PANGU_BF16C, "bf16c"}};
+                           {PANGU_BF16C, "bf16c"}, {PANGU_Q8I, "q8i"}};
 
 struct Matrix {
   std::vector<uint8_t> bytes;
@@ -47,7 +47,7 @@ struct Matrix {
       for (int64_t i = 0; i < O * I; ++i) put(2 * i, static_cast<uint16_t>((random_bits() & 0x80ff) | 0x3e00));
     if (pangu::is_int8(format))
       for (int64_t o = 0; o < O; ++o) {
-        for (int64_t i = 0; i < I; ++i) bytes[static_cast<size_t>(o * stride + i)] = static_cast<uint8_t>(random_bits() % 255 - 127);
+        for (int64_t i = 0; i < I; ++i) bytes[static_cast<size_t>(int8_at(format, stride, o, i))] = static_cast<uint8_t>(random_bits() % 255 - 127);
         put(at + 4 * o, random_float() / 127);
       }
     if (format == PANGU_Q4) {
@@ -59,6 +59,9 @@ struct Matrix {
     w = pangu::weight_view(bytes.data(), format, O, I);
     values.resize(static_cast<size_t>(O * I));
     for (int64_t o = 0; o < O; ++o) pangu::weight_row(w, o, I, values.data() + o * I);
+  }
+  static int64_t int8_at(int32_t format, int64_t stride, int64_t o, int64_t i) {
+    return format == PANGU_Q8I ? o / 8 * 8 * stride + i / 4 * 32 + o % 8 * 4 + i % 4 : o * stride + i;
   }
   // Random weights, and up to as many listed ones as fit; what they replace is zero, and so is what lies behind the last column.
   void put_packed_row(int64_t at, int64_t I) {
@@ -101,7 +104,7 @@ std::vector<double> peaks(int64_t I, const float *x, int64_t n) {
 void check_values(const Format &f, const Matrix &m, int64_t T, int64_t O, int64_t I, const float *x, const float *y, int64_t stride) {
   const bool integers = pangu::is_int8(f.code) || f.code == PANGU_Q4;
   const int64_t shared = f.code == PANGU_Q4 ? 32 : f.code == PANGU_W8A8 ? I : 512;
-  const double steps = f.code == PANGU_Q8 ? 2 * 32639 : 2 * 127;
+  const double steps = f.code == PANGU_Q8 || f.code == PANGU_Q8I ? 2 * 32639 : 2 * 127;
   for (int64_t t = 0; t < T; ++t) {
     const std::vector<double> peak = peaks(I, x + t * I, shared);
     for (int64_t o = 0; o < O; ++o) {
@@ -176,7 +179,7 @@ void check_transposed(const Format &f, const Matrix &m, int64_t T, int64_t O, in
 
 // NaN and infinity in x must show in every element of that token, and in no other token.
 void check_nan(const Format &f) {
-  const int64_t T = 3, O = 5, I = 70;
+  const int64_t T = 3, O = f.code == PANGU_Q8I ? 8 : 5, I = 70;
   const Matrix m(f.code, O, I);
   for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     std::vector<float> x = random_floats(T * I);
@@ -217,6 +220,10 @@ void check_extremes() {
   for (int64_t o = 0; o < O; ++o) pangu::weight_row(m.w, o, I, m.values.data() + o * I);
   const std::vector<float> x(static_cast<size_t>(I), 3.25f);
   check_values(kFormats[2], m, 1, O, I, x.data(), whole(nullptr, m, 1, O, I, x.data()).data(), O);
+  Matrix eights(PANGU_Q8I, 8, I);
+  for (int64_t i = 0; i < 8 * I; ++i) eights.bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(i / 4 % 2 == 0 ? 127 : -127); // odd rows
+  for (int64_t o = 0; o < 8; ++o) pangu::weight_row(eights.w, o, I, eights.values.data() + o * I);
+  check_values(kFormats[6], eights, 1, 8, I, x.data(), whole(nullptr, eights, 1, 8, I, x.data()).data(), 8);
   Matrix fours(PANGU_Q4, O, I); // rows of 15s, as stored, and rows of 0s
   for (int64_t i = 0; i < O * I / 2; ++i) fours.bytes[static_cast<size_t>(i)] = i / (I / 2) % 2 == 0 ? 0xff : 0;
   for (int64_t o = 0; o < O; ++o) pangu::weight_row(fours.w, o, I, fours.values.data() + o * I);
@@ -238,13 +245,13 @@ int main(int argc, char **) {
   for (const Format &f : kFormats) {
     for (const auto &shape : shapes)
       for (int64_t T : {1, 2, 3, 4, 5, 6, 7, 8, 9, 64, 65}) {
-        const int64_t O = shape[0], I = shape[1];
+        const int64_t O = f.code == PANGU_Q8I ? (shape[0] + 7) / 8 * 8 : shape[0], I = shape[1];
         if ((quick && T > 9) || (T > 9 && O * I > 40000)) continue;
         const Matrix m(f.code, O, I);
         const std::vector<float> x = random_floats(T * I), y = whole(nullptr, m, T, O, I, x.data());
         check_values(f, m, T, O, I, x.data(), y.data(), O);
         check_splits(f, m, T, O, I, x.data(), y);
-        if (f.code != PANGU_BF16C) check_transposed(f, m, T, O, I);
+        if (f.code != PANGU_BF16C && f.code != PANGU_Q8I) check_transposed(f, m, T, O, I);
       }
     check_nan(f);
   }

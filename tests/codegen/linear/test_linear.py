@@ -57,19 +57,20 @@ def test_avx512_compiles(arch: str, tmp_path: Path) -> None:
     assert ("vpdpwssd" in text) == (arch == "icelake-server") and "%zmm" in text
 
 
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q4"])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q8i", "q4"])
 @pytest.mark.parametrize("shape", [(3, 7), (5, 64), (2, 3, 95), (2, 300)])
 def test_kernels_read_what_is_packed(fmt: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     """weight_row of every row of a packed file is bit for bit what unpack says."""
+    if fmt == "q8i":
+        shape = (*shape[:-2], 8 * shape[-2], shape[-1])
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     raw = pack(fmt, values)
     assert raw.nbytes == packed_bytes(fmt, shape)
     rows, columns = values.size // shape[-1], shape[-1]
     (tmp_path / "raw").write_bytes(raw.tobytes())
-    code = {"f32": "PANGU_F32", "bf16": "PANGU_BF16", "bf16c": "PANGU_BF16C", "q8": "PANGU_Q8", "q4": "PANGU_Q4"}[fmt]
     compile_to(
         tmp_path / "rows", "g++",
-        [f"-DFORMAT={code}", f"-DROWS={rows}", f"-DCOLUMNS={columns}", f'-DFILE_NAME="{tmp_path / "raw"}"'],
+        [f"-DFORMAT=PANGU_{fmt.upper()}", f"-DROWS={rows}", f"-DCOLUMNS={columns}", f'-DFILE_NAME="{tmp_path / "raw"}"'],
         [str(Path(__file__).parent / "rows.cpp")],
     )  # fmt: skip
     done = subprocess.run([tmp_path / "rows"], capture_output=True, check=True)
