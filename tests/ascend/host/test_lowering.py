@@ -215,8 +215,8 @@ def test_views() -> None:
 
 def test_routed_experts_saturate() -> None:
     """One token reads its own experts; many read all, and never more."""
-    experts = Traffic("moe_ffn", 0.0, 10.0, 0.0, 0.0, False, (8, 2, 800.0))
+    experts = Traffic("moe_ffn", 0.0, 10.0, 0.0, 0.0, 0, (8, 2, 800.0))
     assert experts.bytes(1, 1) == pytest.approx(210.0) and 800 < experts.bytes(1000, 1000) <= 810.0
-    window, chosen = (Traffic(op, 0.0, 0.0, 5.0, 0.0, False) for op in ("swa_attention", "dsa_attention"))
+    window, chosen = (Traffic(op, 0.0, 0.0, 5.0, 0.0, 0) for op in ("swa_attention", "dsa_attention"))
     assert window.bytes(4, 1) == 5.0 and chosen.bytes(4, 1) == 20.0
     assert experts.seconds(chip("ascend910b"), 1, 1) == pytest.approx(210.0 / chip("ascend910b").bytes_per_second)
