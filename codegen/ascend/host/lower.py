@@ -212,5 +212,6 @@ def identifier(name: str) -> str:
 
 
 RESERVED = frozenset(
-    ("d", "T", "S", "M", "frame", "in", "out", "state", "weight", "at", "copy", "add", "times", "cast", "none", "u32", "bf16", "f32", "i32")
+    ("d", "T", "S", "M", "frame", "in", "out", "state", "weight", "at", "copy", "add", "times", "cast", "none", "u32",
+     "bf16", "f32", "i32")
 )  # fmt: skip

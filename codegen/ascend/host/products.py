@@ -99,7 +99,7 @@ def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Ro
     tensors = [h.stored(form) for h in held]
     if len(weights) == 2:
         body.adjacent.append((held[0], held[1]))
-    outputs, depth = int(sum(int(w.type.shape[0]) for w in weights)), _depth(first, count)
+    outputs, depth = int(sum(int(w.type.shape[0]) for w in weights)), int8_depth(first, count)
     scales = int8_scales(tensors[0], outputs * depth)
     values, factors = rows or quantised(body, x, count)
     tokens = x.dims[0]
@@ -113,7 +113,7 @@ def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Ro
     body.launch(kernel, {"tokens": tokens}, {"x": sums, "row_scale": factors, "scale": scales, "y": out.tensor})
 
 
-def _depth(weight: Value, count: int) -> int:
+def int8_depth(weight: Value, count: int) -> int:
     """Of a product with int8 weights [.., O, I]. IRError where int32 might not hold its sums."""
     depth = int(weight.type.shape[-1])
     if depth * 127 * (128 if count == 2 else 127) > LARGEST_SUM:
@@ -160,7 +160,7 @@ class Groups:
         body.launch(kernel, {"tokens": x.dims[0]}, operands)
 
     def _multiply_int8(self, x: View, weight: Value, out: View, rows: Rows | None, count: int) -> None:
-        body, (experts, outputs), depth = self.body, (int(d) for d in weight.type.shape[:2]), _depth(weight, count)
+        body, (experts, outputs), depth = self.body, (int(d) for d in weight.type.shape[:2]), int8_depth(weight, count)
         tensor = body.weight(weight).stored("int8")
         scales = int8_scales(tensor, experts * outputs * depth)
         values, factors = rows or quantised(body, x, count)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from pangu_compile.codegen.ascend.host import StoredWeight, int8_bytes
 from pangu_compile.codegen.ascend.host.emit import generate
+from pangu_compile.codegen.ascend.host.products import int8_depth
 from pangu_compile.codegen.ascend.host.values import Tensor, View, Weight
 from pangu_compile.codegen.dims import c_dim
 from pangu_compile.driver.bf16 import from_bf16, to_bf16
@@ -82,6 +85,41 @@ def test_experts_with_float32_activations() -> None:
     gate = ["upload_f32", "launch_rms_norm", "matmul", "launch_moe_gate"]
     assert calls == [*gate, "launch_convert", "init_routing", *experts, "download_f32"]
     assert "{T, 64}" in text and "{(2 * T), 64}" in text and "matmul(d, f32(" in text and "matmul(d, bf16(" not in text
+
+
+def int8(text: str, dtype: str) -> str:
+    return re.sub(r"bf16(?=\[)", dtype, text)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("q8", 2), ("w8a8", 1)])
+def test_int8_products_of_rows_in_one_and_two_digits(dtype: str, digits: int) -> None:
+    """The vendor's product sees digits as rows, of groups that are as much longer; our kernels see tokens."""
+    host = generate(module(int8(FFN, dtype)), "ascend910b", 64)
+    text = host.model({w.planned.name: 0 for w in host.weights})
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    ffn = ["launch_rms_norm", "launch_quantise", "quant_matmul", "launch_dequantise", "launch_swiglu", "quant_matmul"]
+    assert calls == ["upload_f32", *ffn, "launch_dequantise_1", "launch_residual", "download_f32"]
+    rows = "T" if digits == 1 else "(2 * T)"
+    assert f"{{{rows}, 32}}), int8(weight(0), {{40, 32}})" in text and f"none(), i32(m6, {{{rows}, 40}})" in text
+    shapes = {k.name: {a.name: a.shape for a in k.arguments} for k in host.kernels}
+    assert shapes["quantise"]["y"] == f"tokens, {digits * 32}" and shapes["swiglu"]["y"] == f"tokens, {digits * 20}"
+    assert shapes["dequantise"] == {"x": f"tokens, {digits * 40}", "row_scale": "tokens", "scale": "1, 40", "y": "tokens, 40"}
+
+    host = generate(module(int8(EXPERTS, dtype)), "ascend910b", 64)
+    text = host.model({w.planned.name: 0 for w in host.weights})
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    assert calls.count("times") == digits - 1 and calls.count("cast") == 1 and calls.count("grouped_sums") == 2
+    assert f"{{({2 * digits} * T), 32}}), int8(" in text and "PanguDequantiseExpertsTiling{u32((2 * T))}" in text
+    if digits == 2:
+        with pytest.raises(IRError, match="need float32 activations"):
+            generate(module(int8(FFN, dtype)), "ascend910b", 64, activations="bf16")
+
+
+def test_int8_sums_must_fit_int32() -> None:
+    weights = parse_graph("func @f(%a: q8[2, 132104], %b: q8[2, 132105]) {\n  return %a\n}").params
+    assert int8_depth(weights[0], 2) == 132104 and int8_depth(weights[1], 1) == 132105
+    with pytest.raises(IRError, match="%b: sums of 132105 int8 products do not fit int32"):
+        int8_depth(weights[1], 2)
 
 
 WINDOW = """
