@@ -113,6 +113,10 @@ def test_int8_products_of_rows_in_one_and_two_digits(dtype: str, digits: int) ->
     if digits == 2:
         with pytest.raises(IRError, match="need float32 activations"):
             generate(module(int8(FFN, dtype)), "ascend910b", 64, activations="bf16")
+        return
+    host = generate(module(int8(FFN, dtype)), "ascend910b", 64, activations="bf16")
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    assert calls[2:6] == ["dynamic_quant", "quant_matmul", "launch_swiglu", "quant_matmul"]
 
 
 def test_int8_sums_must_fit_int32() -> None:
