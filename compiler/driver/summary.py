@@ -57,10 +57,11 @@ class Opened:
         Args:
             target: what a checkpoint is looked at for; int8 on Ascend is another format than on the CPU.
         Raises:
-            UserError: `weights` is another format than the artifact has, or none of an Ascend target's.
+            UserError: `weights` is another format than the artifact has.
         """
         if self.artifact is None:
-            return make_options(weights=weights or "f32", target=target if target in ASCEND_TARGETS else "cpu")
+            differs = weights == "int8" and target in ASCEND_TARGETS
+            return make_options(weights=weights or "f32", target=target if differs else "cpu")
         manifest = self.artifact.manifest
         own = str(manifest.get("weights", "f32"))
         if weights not in (None, own):
