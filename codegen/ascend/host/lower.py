@@ -52,7 +52,9 @@ class Lowering:
         self.module, self.sizes, self.kernels, self.wide = module, dict(sizes), Kernels(chip), wide
         self.row_type = "split" if wide else "bf16"  # of rows that products read
         self.sum_type = "f32" if wide else "bf16"  # of what products write for kernels, where bf16 would do otherwise
-        int8 = any(t.dtype.value in DIGITS for t in module.weights.values())
+        int8 = {t.dtype.value for t in module.weights.values()} & DIGITS.keys()
+        if len(int8) > 1:
+            raise IRError(f"ascend: weights in {' and in '.join(sorted(int8))}, whose rows would have to be quantised twice")
         self.made_type = "f32" if wide and int8 else self.row_type  # of rows that norms make: int8 ones are made of float32
         self.functions: dict[str, Function] = {}
         self.kinds: dict[str, list[str]] = {}

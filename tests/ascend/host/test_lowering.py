@@ -16,7 +16,7 @@ from pangu_compile.driver.bf16 import from_bf16, to_bf16
 from pangu_compile.driver.options import make_options
 from pangu_compile.driver.safetensors_file import Layout
 from pangu_compile.driver.targets.ascend import Request, stored_pieces, weight_chains, weight_offsets
-from pangu_compile.driver.targets.ascend_estimate import Traffic, count_launches
+from pangu_compile.driver.targets.ascend_estimate import Traffic, _stored, count_launches
 from pangu_compile.ir import IRError, Module, Program, Role, parse_graph
 from pangu_compile.ir.graph import StateInfo
 from pangu_compile.ir.types import symbol
@@ -117,6 +117,19 @@ def test_int8_products_of_rows_in_one_and_two_digits(dtype: str, digits: int) ->
     host = generate(module(int8(FFN, dtype)), "ascend910b", 64, activations="bf16")
     calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
     assert calls[2:6] == ["dynamic_quant", "quant_matmul", "launch_swiglu", "quant_matmul"]
+
+
+def test_int8_formats_do_not_mix() -> None:
+    with pytest.raises(IRError, match="weights in q8 and in w8a8"):
+        generate(module(FFN.replace("%gate: bf16", "%gate: q8").replace("%down: bf16", "%down: w8a8")), "ascend910b", 64)
+
+
+@pytest.mark.parametrize(("digits", "flops"), [(0, 200.0), (1, 100.0), (2, 200.0)])
+def test_work_is_counted_once_a_digit(digits: int, flops: float) -> None:
+    """Int8 products run at twice the rate of 16 bits."""
+    npu, work = chip("ascend910b"), _stored(Traffic("linear", 100.0, 0.0, 0.0, 0.0, digits), True)
+    assert work.flops == flops
+    assert work.seconds(npu, 1, 1) == flops / npu.matrix_flops / (2 if digits else 1)
 
 
 def test_int8_sums_must_fit_int32() -> None:
