@@ -4,7 +4,8 @@
         [--activations bf16]
 
 Sizes: small has hidden 64 to 192, 1 to 7 heads and 5 to 16 experts; tiny has hidden 9 to 40, 1 to 5 heads and 3 to 9 experts.
-With int8 the CPU artifact is that of `--weights w8a8`, which has the same formats and the same integers.
+With int8 the CPU artifact is that of `--weights w8a16`, or of w8a8 with `--activations bf16`, which has the same formats, with
+`--weights w8a8` that of w8a8, which has the same integers as well.
 One line a checkpoint: the largest |logit difference| in percent of the largest |logit|, how often the top token is the same, and on
 how many rows of the prompt the difference is within the limit: of the Ascend artifact against the CPU's; of either against torch
 in float64; and of "bf16 alone" against float64: the optimised graph in float64 arithmetic, with nothing but its
@@ -117,10 +118,9 @@ def build_both(checkpoint: Path, folder: Path, weights: str, activations: str, t
     """One trace, both artifacts; the module and its weights' reader."""
     opened = Checkpoint.open(checkpoint)
     config = load_config(opened)
-    weights = "w8a8" if weights == "int8" else weights
-    options = {
-        t: make_options(target=t, weights=weights, jobs=1, opt_level=1, activations=activations) for t in ("cpu", target)
-    }
+    common: dict[str, Any] = {"jobs": 1, "opt_level": 1, "activations": activations}
+    options = {target: make_options(target=target, weights=weights, **common)}
+    options["cpu"] = make_options(weights=options[target].stored_weights, **common)
     read = canonical_reader(opened, config)
     module = traced_model(config, options[target], Silent(), steps=STEPS)
     optimise(module, options[target], Silent())
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="tiny", choices=tuple(SIZES))
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--weights", default="bf16", choices=("bf16", "int8"))
+    parser.add_argument("--weights", default="bf16", choices=("bf16", "int8", "w8a8"))
     parser.add_argument("--activations", default="float32", choices=("float32", "bf16"))
     parser.add_argument("--target", default="ascend910b")
     parser.add_argument("--tokens", type=int, default=70)

@@ -1,4 +1,4 @@
-"""Weights to bf16, int8, int4 or w8a8: retypes the matrices that fused operators read and nothing else reads.
+"""Weights to bf16, int8, int4, w8a16 or w8a8: retypes the matrices that fused operators read and nothing else reads.
 
 Values stay what they are; only their storage changes, so this is a change of types through programs, calls and functions.
 A weight keeps its type where anything but a matrix operand reads it (an embedding, a norm), where it is a result or
@@ -30,10 +30,12 @@ MATRICES: dict[str, tuple[str, ...]] = {
 }
 DECIDING: dict[str, tuple[str, ...]] = {"moe_gate": ("router",), "index_prologue": ("wq_b", "wk", "weights_proj")}
 
-# With w8a8, which is what int8 is on Ascend: operands that keep more than eight bits, beside products that make logits.
+# With w8a16 and w8a8, which is what int8 is on Ascend: operands that keep more than eight bits, beside products that make logits.
 KEPT = {"kv_b": DType.bf16, "w": DType.bf16, "router": DType.f32}
+KEEPING = ("w8a16", "w8a8")
 
-FORMATS = {"bf16": DType.bf16, "int8": DType.q8i, "int4": DType.q4, "w8a8": DType.w8a8}
+# w8a16 is int8 in the matrices that w8a8 has, and row by row as there.
+FORMATS = {"bf16": DType.bf16, "int8": DType.q8i, "int4": DType.q4, "w8a16": DType.q8, "w8a8": DType.w8a8}
 # From the widest to the narrowest; a weight with several readers takes the widest that one of them asks for.
 _ORDER = (DType.f32, DType.bf16, DType.bf16c, DType.q8, DType.q8i, DType.w8a8, DType.q4)
 COLUMNS = 1 << 16  # of a row in which bf16c can list weights
@@ -47,14 +49,14 @@ def _slot(node: Node, position: int) -> str:
     return str(slots[position]) if isinstance(slots, tuple) else f"in{position}"
 
 
-def _wanted(node: Node, position: int, target: DType, logits: frozenset[Value]) -> DType:
-    """The format in which an operand may be read. logits: results of programs, which callers see."""
-    slot, eight = _slot(node, position), target is DType.w8a8
+def _wanted(node: Node, position: int, target: DType, keeping: bool, logits: frozenset[Value]) -> DType:
+    """The format in which an operand may be read. keeping: those in KEPT stay. logits: results of programs, which callers see."""
+    slot = _slot(node, position)
     if slot in DECIDING.get(node.op, ()):
-        return KEPT.get(slot, DType.bf16) if eight else DType.bf16
+        return KEPT.get(slot, DType.bf16) if keeping else DType.bf16
     if slot not in MATRICES.get(node.op, ()):
         return DType.f32
-    if eight:
+    if keeping:
         return DType.bf16 if node.op == "linear" and node.output in logits else KEPT.get(slot, target)
     # Every cached row goes through kv_b, and int4 there costs most of the accuracy that int4 costs in all. It is also read
     # transposed, which bf16c and q8i are not made for.
@@ -64,8 +66,8 @@ def _wanted(node: Node, position: int, target: DType, logits: frozenset[Value]) 
 class _Readers:
     """Which values are one weight (program parameters by name, and the function parameters that they are passed to)."""
 
-    def __init__(self, module: Module, target: DType):
-        self.module, self.target = module, target
+    def __init__(self, module: Module, target: DType, keeping: bool):
+        self.module, self.target, self.keeping = module, target, keeping
         self.same: nx.Graph = nx.Graph()  # nodes: values, and weight names
         self.widest: dict[Value, DType] = {}
         self.logits = frozenset(value for program in module.programs.values() for value in program.graph.outputs)
@@ -87,7 +89,7 @@ class _Readers:
                 if node.op == "call":
                     self.same.add_edge(value, self.module.functions[node.attrs["function"]].params[position])
                 else:
-                    self._limit(value, _wanted(node, position, self.target, self.logits))
+                    self._limit(value, _wanted(node, position, self.target, self.keeping, self.logits))
 
     def _limit(self, value: Value, dtype: DType) -> None:
         self.widest[value] = min(self.widest.get(value, _ORDER[-1]), dtype, key=_ORDER.index)
@@ -120,7 +122,7 @@ def quantise_weights(module: Module, weight_format: str, compresses: Compresses 
     """Retype, in place, the weights whose readers allow it.
 
     Args:
-        weight_format: f32 (nothing changes), bf16, int8, int4 or w8a8.
+        weight_format: f32 (nothing changes), bf16, int8, int4, w8a16 or w8a8.
         compresses: can bf16c hold the weight of that name? Where it can, that is how bf16 is stored. None: nowhere.
     Returns:
         The new dtype of every weight that changed, by name.
@@ -133,7 +135,7 @@ def quantise_weights(module: Module, weight_format: str, compresses: Compresses 
         raise IRError(f"weight format {weight_format!r} is not one of f32, {', '.join(FORMATS)}")
     changed: dict[str, DType] = {}
     target = DType.bf16c if weight_format == "bf16" and compresses is not None else FORMATS[weight_format]
-    for names, values, dtype in _Readers(module, target).weights():
+    for names, values, dtype in _Readers(module, target, weight_format in KEEPING).weights():
         if dtype is DType.bf16c and not all(_fits(module, n, dtype) and compresses is not None and compresses(n) for n in names):
             dtype = DType.bf16
         if dtype is DType.q8i and any(int(module.weights[n].shape[-2]) % EIGHT for n in names if module.weights[n].rank > 1):

@@ -34,14 +34,17 @@ def convert(chip: Platform, name: str, *, channels: int, x_type: str, y_type: st
     )
 
 
-def quantise(chip: Platform, name: str, *, channels: int) -> Kernel:
-    """x[T, C] f32 -> y[T, C] int8, scale[T] f32 = max|x| / 127; the vendor's operator takes no float32."""
+def quantise(chip: Platform, name: str, *, channels: int, digits: int = 1) -> Kernel:
+    """x[T, C] f32 -> y[T, digits C] int8 (high digits first), scale[T] f32 = max|x| / 127, or / 32639 of two digits.
+
+    The vendor's operator takes no float32.
+    """
     pitch = align(channels, 16)
 
     def buffers(depth: int) -> list[Buffer]:
         return [
             Buffer("x", pitch * F32, depth=depth),
-            Buffer("y", align(channels, 32), depth=depth),
+            Buffer("y", digits * align(channels, 32), depth=depth),
             Buffer("scale", F32, fixed=7 * F32, depth=2),
             Buffer("wide", pitch * F32),
             Buffer("magnitude", pitch * F32),
@@ -57,27 +60,31 @@ def quantise(chip: Platform, name: str, *, channels: int) -> Kernel:
         tile = ub_tile(name, chip, buffers(depth))
     arguments = (
         Argument("x", "float", f"tokens, {channels}"),
-        Argument("y", "int8_t", f"tokens, {channels}", "out"),
+        Argument("y", "int8_t", f"tokens, {digits * channels}", "out"),
         Argument("scale", "float", "tokens", "out"),
     )
     return tokens_kernel(
-        name, "quantise.cpp.jinja", "linear", arguments, channels=channels, pitch=pitch, depth=depth, tile=tile
+        name, "quantise.cpp.jinja", "linear", arguments, channels=channels, digits=digits, pitch=pitch, depth=depth, tile=tile
     )
 
 
-def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0) -> Kernel:
-    """y[T, N] f32 = x[T, N] i32 * row_scale[T] * scale[N]; with `groups`, rows up to ends[g] have scale[g, N]."""
+def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0, digits: int = 1) -> Kernel:
+    """y[T, N] f32 = x[T, N] i32 * row_scale[T] * scale[N]; with `groups`, rows up to ends[g] have scale[g, N].
+
+    Two digits: x[T, 2, N], and 256 * x[T, 0] + x[T, 1] is what is scaled.
+    """
     width = min(columns, 2048)
     pitch = align(width, 8)
     buffers = [
-        Buffer("x", pitch * F32, depth=2),
+        Buffer("x", digits * pitch * F32, depth=2),
         Buffer("y", pitch * F32, depth=2),
         Buffer("scale", fixed=pitch * F32, depth=2),
         Buffer("factor", F32, fixed=7 * F32, depth=2),
         Buffer("spread", 8 * F32, fixed=7 * 8 * F32),
+        *((Buffer("low", pitch * F32),) if digits == 2 else ()),
     ]
     arguments = (
-        Argument("x", "int32_t", f"tokens, {columns}"),
+        Argument("x", "int32_t", f"tokens, {digits * columns}"),
         Argument("row_scale", "float", "tokens"),
         Argument("scale", "float", f"{max(groups, 1)}, {columns}"),
         *((Argument("ends", "int32_t", f"{groups}", note="one past the last row of each group"),) if groups else ()),
@@ -86,5 +93,5 @@ def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0) -> K
     chunks = ceil_div(columns, width)
     return tokens_kernel(
         name, "dequantise.cpp.jinja", "linear", arguments, units=f"t.tokens * {chunks}u", columns=columns, width=width,
-        chunks=chunks, groups=groups, tile=ub_tile(name, chip, buffers),
+        chunks=chunks, groups=groups, digits=digits, tile=ub_tile(name, chip, buffers),
     )  # fmt: skip

@@ -31,7 +31,7 @@ class Pre:
     iterations: int = 0
     norm_eps: float | None = None
     merge: bool = False
-    quantise: bool = False  # y also as int8 with a scale per token; needs norm_eps
+    digits: int = 0  # of int8, as which y is stored too, with a scale per token; needs norm_eps
     wide_y: bool = False  # y also as float32, for what decides (a router)
 
 
@@ -79,7 +79,7 @@ class _Shape:
         """Buffers of each queue of results in the second phase: all queues of that direction have eight event ids together."""
         if self.pre is None:
             return 2
-        queues = 1 + 2 * (not self.pre.merge) + 2 * self.pre.quantise
+        queues = 1 + 2 * (not self.pre.merge) + 2 * (self.pre.digits > 0)
         return 2 if 2 * queues + self.pre.wide_y + 2 * self.block_norm <= 8 else 1
 
     @property
@@ -147,9 +147,9 @@ def _finish_buffers(s: _Shape, width: int) -> list[Buffer]:
             buffers += [Buffer("post", fixed=8 * n * F32, depth=few), Buffer("res", fixed=8 * n * n * F32, depth=few)]
         if s.pre.wide_y:
             buffers.append(Buffer("y_wide", fixed=whole * F32))
-        if s.pre.quantise:
-            few = s.out_depth
-            buffers += [Buffer("quantised", fixed=align(s.hidden, 32), depth=few), Buffer("scale", fixed=8 * F32, depth=few)]
+        if s.pre.digits:
+            few, row = s.out_depth, s.pre.digits * align(s.hidden, 32)
+            buffers += [Buffer("quantised", fixed=row, depth=few), Buffer("scale", fixed=8 * F32, depth=few)]
         if s.pre.norm_eps is not None or s.y_type == "split":
             buffers.append(Buffer("square", fixed=whole * F32))
         if s.pre.norm_eps is not None:
@@ -228,8 +228,8 @@ def _arguments(s: _Shape) -> tuple[Argument, ...]:
         ]
     if s.pre and s.pre.wide_y:
         result.append(Argument("y_wide", "float", f"tokens, {h}", "out"))
-    if s.pre and s.pre.quantise:
-        result += [Argument("y_q", "int8_t", f"tokens, {h}", "out"), Argument("y_scale", "float", "tokens", "out")]
+    if s.pre and s.pre.digits:
+        result += [Argument("y_q", "int8_t", f"tokens, {s.pre.digits * h}", "out"), Argument("y_scale", "float", "tokens", "out")]
     floats = f"slices, tokens, {s.part}" + (f" + tokens, {n * h}" if s.block_norm else "")
     return (*result, Argument("workspace", "float", floats, "workspace"))
 
@@ -243,7 +243,7 @@ def mhc(
     s = _Shape(streams, hidden, post, pre, stream_type, out_type, y_type)
     if (pre is None and post is None) or (pre and pre.merge and post):
         raise ValueError(f"{name}: neither mhc_pre nor mhc_post, or a merge after a post")
-    if pre and pre.quantise and (pre.norm_eps is None or pre.merge):
+    if pre and pre.digits and (pre.norm_eps is None or pre.merge):
         raise ValueError(f"{name}: only a normed branch input is quantised")
     if not 1 <= streams <= 8 or hidden > 16320:
         raise TilingError(f"{name}: {streams} streams of {hidden}; at most 8 of 16320 are supported")
@@ -275,7 +275,7 @@ def mhc(
         max_parts=MAX_PARTS,
         second=second,
         merge=bool(pre and pre.merge),
-        quantise=bool(pre and pre.quantise),
+        digits=pre.digits if pre else 0,
         gamma=bool(pre and pre.gamma),
         norm=bool(pre and pre.norm_eps is not None),
         out_norm=bool(post and post.out_eps is not None),

@@ -60,28 +60,28 @@ def tokens_kernel(
 
 
 def rms_norm(
-    chip: Platform, name: str, *, channels: int, eps: float, quantise: bool = False, x_type: str = "bfloat16_t",
+    chip: Platform, name: str, *, channels: int, eps: float, digits: int = 0, x_type: str = "bfloat16_t",
     y_type: str = "bfloat16_t",
 ) -> Kernel:  # fmt: skip
-    """x[T, C] bf16 or float32, gamma[C] f32 -> y[T, C] of `y_type`; with `quantise` y is int8 and scale[T] f32 = max|y| / 127."""
-    pitch, y_type = align(channels, 16), "int8_t" if quantise else y_type
+    """x[T, C] bf16 or float32, gamma[C] f32 -> y[T, C] of `y_type`; with `digits` y[T, digits C] int8 and scale[T] f32."""
+    pitch, y_type = align(channels, 16), "int8_t" if digits else y_type
     buffers = [
         Buffer("x", pitch * SIZES[x_type], depth=2),
-        Buffer("y", align(channels, 32) if quantise else pitch * SIZES[y_type], depth=2),
+        Buffer("y", digits * align(channels, 32) or pitch * SIZES[y_type], depth=2),
         Buffer("gamma", fixed=align(channels, 8) * F32),
         Buffer("wide", pitch * F32),
         Buffer("square", pitch * F32),
         Buffer("work", reduce_work(channels), fixed=32),
         FACTORS,
     ]
-    if quantise:
+    if digits:
         buffers.append(Buffer("scale", F32, fixed=7 * F32, depth=2))
     tile = ub_tile(name, chip, buffers)
     arguments = (
         Argument("x", x_type, f"tokens, {channels}"),
         Argument("gamma", "float", f"{channels}"),
-        Argument("y", y_type, f"tokens, {channels}", "out"),
-        *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
+        Argument("y", y_type, f"tokens, {max(digits, 1) * channels}", "out"),
+        *((Argument("scale", "float", "tokens", "out"),) if digits else ()),
     )
     return tokens_kernel(
         name,
@@ -91,7 +91,7 @@ def rms_norm(
         channels=channels,
         pitch=pitch,
         eps=eps,
-        quantise=quantise,
+        digits=digits,
         tile=tile,
         x_type=x_type,
         split=y_type == "split",
@@ -347,23 +347,24 @@ def query_rows(chip: Platform, name: str, *, heads: int, width: int, latent: int
 
 
 def swiglu(
-    chip: Platform, name: str, *, width: int, quantise: bool = False, x_type: str = "bfloat16_t", y_type: str = "bfloat16_t"
+    chip: Platform, name: str, *, width: int, digits: int = 0, x_type: str = "bfloat16_t", y_type: str = "bfloat16_t"
 ) -> Kernel:
-    """x[T, 2F] of `x_type` (bf16 or float32), gate first -> silu(gate) * up: y[T, F] bf16 or split, or int8 with scale[T] f32."""
-    pitch, y_type = align(width, 16), "int8_t" if quantise else y_type
+    """x[T, 2F] of `x_type` (bf16 or float32), gate first -> silu(gate) * up: y[T, F] bf16 or split, or with `digits`
+    y[T, digits F] int8 and scale[T] f32."""
+    pitch, y_type = align(width, 16), "int8_t" if digits else y_type
 
     def buffers(chunk: int, depth: int) -> list[Buffer]:
         # quantise_rows needs a whole row and its magnitudes
         part = align(min(chunk, width), 16)
-        held = pitch if quantise else part
+        held = pitch if digits else part
         result = [
             Buffer("gate", part * SIZES[x_type], depth=2),
             Buffer("up", part * SIZES[x_type], depth=2),
-            Buffer("y", align(width, 32) if quantise else part * SIZES[y_type], depth=depth),
+            Buffer("y", digits * align(width, 32) or part * SIZES[y_type], depth=depth),
             Buffer("product", held * F32),
             Buffer("temporary", held * F32),
         ]
-        if quantise:
+        if digits:
             result += [Buffer("scale", F32, fixed=7 * F32, depth=2), Buffer("work", reduce_work(width), fixed=32), FACTORS]
         return result
 
@@ -377,8 +378,8 @@ def swiglu(
             chunk, depth = (4096, 2) if chunk > 4096 else (1024, 1)
     arguments = (
         Argument("x", x_type, f"tokens, {2 * width}"),
-        Argument("y", y_type, f"tokens, {width}", "out"),
-        *((Argument("scale", "float", "tokens", "out"),) if quantise else ()),
+        Argument("y", y_type, f"tokens, {max(digits, 1) * width}", "out"),
+        *((Argument("scale", "float", "tokens", "out"),) if digits else ()),
     )
     return tokens_kernel(
         name,
@@ -389,7 +390,7 @@ def swiglu(
         pitch=pitch,
         chunk=min(chunk, width),
         out_depth=depth,
-        quantise=quantise,
+        digits=digits,
         x_type=x_type,
         split=y_type == "split",
         tile=tile,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pangu_compile.errors import CompileError, UserError
 from pangu_compile.ir import IRError
 
-from .options import ASCEND_TARGETS, BuildOptions
+from .options import BuildOptions
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -60,14 +60,13 @@ def traced_model(
 
 
 def pass_table(options: BuildOptions, compresses: Compresses | None = None) -> tuple[Pass, ...]:
-    """The passes of a build with these options' weight format. On Ascend int8 products have int8 activations: w8a8."""
+    """The passes of a build with these options' weight format."""
     from pangu_compile.passes.quantise import quantise_weights
     from pangu_compile.passes.table import PASSES, Pass
 
     if options.weights == "f32":
         return PASSES
-    weights = "w8a8" if options.weights == "int8" and options.target in ASCEND_TARGETS else options.weights
-    run = partial(quantise_weights, weight_format=weights, compresses=compresses)
+    run = partial(quantise_weights, weight_format=options.stored_weights, compresses=compresses)
     quantise = Pass("quantise_weights", run, frozenset({"clean layout"}))
     return (*PASSES, quantise)
 

@@ -10,7 +10,7 @@ from typing import Any
 from pangu_compile.errors import UserError
 
 TARGETS = ("cpu", "ascend910b", "ascend910_93", "torch_npu")
-WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4", "w8a8")
+WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4", "w8a16", "w8a8")
 ARCHS = ("native", "x86-64-v3", "aarch64")
 ASCEND_TARGETS = ("ascend910b", "ascend910_93")
 CHIPS = ("ascend910b", "ascend910_93", "ascend950")  # that --target torch_npu knows
@@ -53,10 +53,13 @@ class BuildOptions:
         _choice("activations", self.activations, ACTIVATIONS)
         if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
-        if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8", "w8a8"):
+        if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8", "w8a16", "w8a8"):
             raise UserError(
-                f"weights {self.weights!r} is not available for {self.target} in this version; use bf16 or int8 (which is w8a8)"
+                f"weights {self.weights!r} is not available for {self.target} in this version; use bf16, int8 (which is w8a16, or"
+                " w8a8 where activations are bf16) or w8a8"
             )
+        if self.target in ASCEND_TARGETS and self.weights == "w8a16" and self.activations == "bf16":
+            raise UserError("weights 'w8a16' needs activations float32; with bf16 use w8a8")
         for name in ("max_chunk", "ranks", "jobs", "max_context"):
             value = getattr(self, name)
             if name.startswith("max_") and value is None:
@@ -67,6 +70,13 @@ class BuildOptions:
             raise UserError(f"opt-level must be 0 to 3, not {self.opt_level!r}")
         if self.ranks != 1:
             raise UserError("ranks: this version builds for one rank only; leave --ranks at 1")
+
+    @property
+    def stored_weights(self) -> str:
+        """The format of `passes.quantise`: int8 on Ascend is w8a16, or w8a8 where activations are bf16."""
+        if self.weights == "int8" and self.target in ASCEND_TARGETS:
+            return "w8a16" if self.activations == "float32" else "w8a8"
+        return self.weights
 
     def context(self, max_position_embeddings: int) -> int:
         """The context to build for.

@@ -51,21 +51,25 @@ class Opened:
     config: OpenPanguConfig
     artifact: Artifact | None
 
-    def build_options(self, weights: str | None = None) -> BuildOptions:
+    def build_options(self, weights: str | None = None, target: str = "cpu") -> BuildOptions:
         """Options that matter for the graph and for estimates: formats, and whether MTP heads are there.
 
+        Args:
+            target: what a checkpoint is looked at for; int8 on Ascend is another format than on the CPU.
         Raises:
             UserError: `weights` is another format than the artifact has.
         """
         if self.artifact is None:
-            return make_options(weights=weights or "f32")
+            differs = weights == "int8" and target in ASCEND_TARGETS
+            return make_options(weights=weights or "f32", target=target if differs else "cpu")
         manifest = self.artifact.manifest
         own = str(manifest.get("weights", "f32"))
         if weights not in (None, own):
             raise UserError(f"{self.path} holds {own} weights; --weights {weights} is for checkpoints")
         recorded = manifest.get("options", {})
         activations = {"activations": recorded["activations"]} if "activations" in recorded else {}
-        return make_options(weights=own, mtp=bool(recorded.get("mtp", True)), **activations)
+        own_target = {"target": manifest["target"]} if manifest.get("target") in ASCEND_TARGETS else {}
+        return make_options(weights=own, mtp=bool(recorded.get("mtp", True)), **activations, **own_target)
 
     def compresses(self, name: str) -> bool:
         """Does the artifact hold that weight as bf16c? A checkpoint's weights are not read for this."""
@@ -134,7 +138,7 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     opened = open_path(path)
     config = opened.config
     context = _context(opened, options.context)
-    build_options = opened.build_options(options.weights or _default_weights(opened, options.target))
+    build_options = opened.build_options(options.weights or _default_weights(opened, options.target), options.target)
     heads = config.num_nextn_predict_layers if build_options.mtp else 0
     view = View(context, chip(options.target, measure=options.measure), rates_for(heads, options.acceptance))
     recorder = Recorder()

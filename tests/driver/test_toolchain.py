@@ -20,6 +20,7 @@ SOURCE = EXPORT + "const char *where() { return __FILE__; }\n"
 def test_options_are_checked() -> None:
     for options, message in (
         ({"target": "gpu"}, "is not one of cpu"), ({"target": "ascend910b", "weights": "f32"}, "not available for ascend910b"),
+        ({"target": "ascend910b", "weights": "w8a16", "activations": "bf16"}, "needs activations float32"),
         ({"weights": "int3"}, "is not one of f32"), ({"arch": "z80"}, "is not one of native"),
         ({"max_context": 0}, "max-context must be"), ({"max_context": True}, "max-context must be"),
         ({"max_chunk": -1}, "max-chunk must be"), ({"ranks": 2}, "one rank only"),

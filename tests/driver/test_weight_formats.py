@@ -61,3 +61,38 @@ def test_built_library_computes_with_the_stored_numbers(weights: str, stored: st
         total = (np.rint(groups / scale) * scale).reshape(7, 64).astype(np.float64)
     np.testing.assert_allclose(out, total @ matrix.T, rtol=1e-4, atol=1e-4)
     assert np.abs(matrix - net.out.weight.detach().numpy()).max() < 0.02
+
+
+class Two(nn.Module):
+    """A product within, and one that is the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner, self.out = nn.Linear(600, 64, bias=False), nn.Linear(64, 45, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(nn.functional.silu(self.inner(x)))
+
+
+def test_w8a16_is_int8_but_for_results(tmp_path: Path) -> None:
+    """Rows of activations of 16 bits: nothing but the weights' own rounding is seen, of values as far apart as 1e4 in a row."""
+    torch.set_num_threads(1)
+    net, rng = Two(), np.random.default_rng(0)
+    out = tmp_path / "net.pangu"
+    pangu_compile.compile_module(
+        net, [torch.zeros(4, 600)], out, dynamic=[{0: "N"}], max_sizes={"N": 64}, weights="w8a16", opt_level=1
+    )
+    tensors = {tuple(e["logical_shape"]): e for e in json.loads((out / "manifest.json").read_text())["tensors"].values()}
+    assert {shape: e["format"] for shape, e in tensors.items()} == {(64, 600): "q8", (45, 64): "bf16"}
+    stored = {}
+    for shape, entry in tensors.items():
+        raw = np.fromfile(out / "weights.safetensors", np.uint8, entry["nbytes"], offset=entry["offset"])
+        stored[shape] = unpack(entry["format"], raw, shape).astype(np.float64)
+    x = (rng.standard_normal((7, 600)) * 10.0 ** rng.uniform(-4, 0, 600)).astype(np.float32)
+    y = np.empty((7, 45), np.float32)
+    with Model(out, threads=2) as model:
+        model.run_program("forward", [7], [x], [y])
+    inner = x.astype(np.float64) @ stored[64, 600].T
+    want = (inner / (1 + np.exp(-inner))) @ stored[45, 64].T
+    assert 0 < np.abs(y - want).max() <= 1e-4 * np.abs(want).max()

@@ -101,11 +101,12 @@ def test_rows_that_make_no_eights_lie_one_by_one() -> None:
     assert types == {"g": "q8i", "u": "q8i", "d": "q8i", "h": "q8"}
 
 
-def test_w8a8_keeps_what_ascend_keeps() -> None:
+@pytest.mark.parametrize(("weight_format", "stored"), [("w8a8", "w8a8"), ("w8a16", "q8")])
+def test_formats_of_ascend_keep_what_ascend_keeps(weight_format: str, stored: str) -> None:
     """kv_b, the products of a program's results and of the indexer are bf16, a router float32."""
-    assert run(module_of(DENSE, weights="kv_b o"), "w8a8") == {"kv_b": "bf16", "o": "w8a8"}
-    assert run(module_of(MOE, weights="router gu down"), "w8a8") == {"router": "f32", "gu": "w8a8", "down": "w8a8"}
-    assert run(module_of(FFN, weights="g u d h"), "w8a8") == {"g": "w8a8", "u": "w8a8", "d": "w8a8", "h": "bf16"}
+    assert run(module_of(DENSE, weights="kv_b o"), weight_format) == {"kv_b": "bf16", "o": stored}
+    assert run(module_of(MOE, weights="router gu down"), weight_format) == {"router": "f32", "gu": stored, "down": stored}
+    assert run(module_of(FFN, weights="g u d h"), weight_format) == {"g": stored, "u": stored, "d": stored, "h": "bf16"}
 
 
 def test_rows_shorter_than_a_group_stay() -> None:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pangu_compile.ir import DType, Graph, IRError, Module, Program, Role, Value, evaluate_dim
+from pangu_compile.ir import Graph, IRError, Module, Program, Role, Value, evaluate_dim
 from pangu_compile.ir.types import Dim, symbol
 from pangu_compile.plan.memory import Slot, place
 
 from ..platform import Platform
 from .body import Body
 from .kernels import Kernels
-from .values import FLOATS, Held, Number, Positions, Step, Tensor, Verdict, View, Weight
+from .values import DIGITS, FLOATS, Held, Number, Positions, Step, Tensor, Verdict, View, Weight
 
 
 @dataclass
@@ -52,7 +52,9 @@ class Lowering:
         self.module, self.sizes, self.kernels, self.wide = module, dict(sizes), Kernels(chip), wide
         self.row_type = "split" if wide else "bf16"  # of rows that products read
         self.sum_type = "f32" if wide else "bf16"  # of what products write for kernels, where bf16 would do otherwise
-        int8 = any(t.dtype is DType.w8a8 for t in module.weights.values())
+        int8 = {t.dtype.value for t in module.weights.values()} & DIGITS.keys()
+        if len(int8) > 1:
+            raise IRError(f"ascend: weights in {' and in '.join(sorted(int8))}, whose rows would have to be quantised twice")
         self.made_type = "f32" if wide and int8 else self.row_type  # of rows that norms make: int8 ones are made of float32
         self.functions: dict[str, Function] = {}
         self.kinds: dict[str, list[str]] = {}
@@ -212,5 +214,6 @@ def identifier(name: str) -> str:
 
 
 RESERVED = frozenset(
-    ("d", "T", "S", "M", "frame", "in", "out", "state", "weight", "at", "copy", "add", "cast", "none", "u32", "bf16", "f32", "i32")
+    ("d", "T", "S", "M", "frame", "in", "out", "state", "weight", "at", "copy", "add", "times", "cast", "none", "u32",
+     "bf16", "f32", "i32")
 )  # fmt: skip

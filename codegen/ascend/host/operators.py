@@ -12,7 +12,7 @@ from ..stream_kernels import Post, Pre, mhc
 from ..vector_kernels import conv_norm, residual, rms_norm, swiglu
 from .attention import attention_output, dense_attention, dsa_attention, index_prologue, mla_prologue, swa_attention
 from .body import Body, Operands
-from .products import Groups, Rows, is_int8, multiply, project, rows_of, wide_type
+from .products import Groups, Rows, digits, multiply, project, rows_of, wide_type
 from .values import C_TYPES, Tensor, Verdict, View
 
 Lower = Callable[[Body, Operands], None]
@@ -74,15 +74,11 @@ def _residual(body: Body, o: Operands) -> None:
     body.launch(kernel, {"tokens": o.shape("x")[0]}, operands)
 
 
-def _quantise(body: Body, o: Operands) -> bool:
-    """Is y, once normed, read by products with int8 weights?"""
-    value = o.results.get("y")
-    readers = {"mla_prologue": 1, "dense_ffn": 1, "moe_ffn": 5}
-    return "norm" in o and value is not None and any(
-        n.inputs[0] is value and n.op in readers and is_int8(body, n.inputs[readers[n.op]])
-        for n in body.graph.nodes
-        if n.op in readers and len(n.inputs) > readers[n.op]
-    )  # fmt: skip
+def _digits(body: Body, o: Operands) -> int:
+    """Of int8, in which products read y, once normed; 0: none has int8 weights."""
+    value, weight = o.results.get("y"), {"mla_prologue": 1, "dense_ffn": 1, "moe_ffn": 5}
+    readers = [n for n in body.graph.nodes if n.op in weight and len(n.inputs) > weight[n.op] and n.inputs[0] is value]
+    return max((digits(body, n.inputs[weight[n.op]]) for n in readers), default=0) if "norm" in o else 0
 
 
 def _twin(body: Body, value: Value) -> Tensor:
@@ -94,13 +90,13 @@ def _streams(body: Body, o: Operands) -> None:
     """Streams are float32; the branch's rows are as they come."""
     a, merge = o.attrs, o.node.op == "mhc_merge"
     post = pre = None
-    quantise = _quantise(body, o)
+    count = _digits(body, o)
     wide = "y" in o.results and _decides(body, o.results["y"])
     if "post" in o:
         post = Post(a["out_eps"] if "out_norm" in o else None, a["block_eps"] if "block_norm" in o else None)
     if "phi" in o:
         norm_eps = a["norm_eps"] if "norm" in o else None
-        pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge, quantise, wide)
+        pre = Pre(a["pre_eps"], a["mhc_eps"], "gamma" in o, 0 if merge else a["iterations"], norm_eps, merge, count, wide)
     tokens, streams, hidden = o.shape("x")
     operands = {"x": o.tensor("x", "f32"), **({"out": o.tensor("out")} if "out" in o else {})}
     types = {"h": body.lowering.sum_type, "y": body.lowering.made_type}
@@ -112,8 +108,8 @@ def _streams(body: Body, o: Operands) -> None:
     operands |= o.parameters("out_norm", "block_norm", "phi", "alpha", "beta", "gamma", "norm")
     operands |= {n: o.result(n, types.get(n, "f32")) for n in o.results}
     operands |= {"y_wide": _twin(body, o.results["y"])} if wide else {}
-    if quantise:
-        operands |= {"y_q": body.buffer("int8", tokens, hidden), "y_scale": body.buffer("f32", tokens)}
+    if count:
+        operands |= {"y_q": body.buffer("int8", tokens, count * hidden), "y_scale": body.buffer("f32", tokens)}
         body.int8[operands["y"].text] = operands["y_q"], operands["y_scale"]
     body.launch(kernel, {"tokens": tokens}, operands)
 
@@ -134,18 +130,18 @@ def gated(body: Body, x: View, gate: Value, up: Value, down: Value, out: Tensor)
     rows, width = x.dims[0], int(gate.type.shape[0])
     both = body.buffer(wide_type(body, gate), rows, 2 * width)
     project(body, x, (gate, up), View(both, (rows, 2 * width)))
-    inner, quantised = _swiglu(body, both, rows, width, is_int8(body, down))
+    inner, quantised = _swiglu(body, both, rows, width, digits(body, down))
     project(body, View(inner, (rows, width)), (down,), View(out, (rows, down.type.shape[0])), quantised)
 
 
-def _swiglu(body: Body, both: Tensor, rows: Dim, width: int, quantise: bool) -> tuple[Tensor, Rows | None]:
-    """silu(gate) * up of [rows, 2 width], float32 or bf16, as a product reads it or as int8 with a scale a row."""
-    inner = body.buffer("int8" if quantise else body.lowering.row_type, rows, width)
+def _swiglu(body: Body, both: Tensor, rows: Dim, width: int, count: int) -> tuple[Tensor, Rows | None]:
+    """silu(gate) * up of [rows, 2 width], float32 or bf16, as a product reads it or as int8 of `count` digits, a scale a row."""
+    inner = body.buffer("int8" if count else body.lowering.row_type, rows, max(count, 1) * width)
     kernel = body.lowering.kernels.get(
-        swiglu, "swiglu", width=width, quantise=quantise, x_type=C_TYPES[both.dtype], y_type=C_TYPES[body.lowering.row_type]
+        swiglu, "swiglu", width=width, digits=count, x_type=C_TYPES[both.dtype], y_type=C_TYPES[body.lowering.row_type]
     )
     operands = {"x": both, "y": inner}
-    if not quantise:
+    if not count:
         body.launch(kernel, {"tokens": rows}, operands)
         return inner, None
     scale = body.buffer("f32", rows)
@@ -181,7 +177,7 @@ def _moe_ffn(body: Body, o: Operands) -> None:
     groups = Groups(body, x, index, rows, View(place, (pairs,)), experts)
     both, wide = (View(body.buffer(sums, pairs, n), (pairs, n)) for n in (2 * inner, hidden))
     groups.multiply(rows, o.values["gate_up"], both)
-    narrow, quantised = _swiglu(body, both.tensor, pairs, inner, is_int8(body, o.values["down"]))
+    narrow, quantised = _swiglu(body, both.tensor, pairs, inner, digits(body, o.values["down"]))
     groups.multiply(View(narrow, (pairs, inner)), o.values["down"], wide, quantised)
     shared: View | str = "none()"
     if "shared_gate" in o:

@@ -1,30 +1,42 @@
-"""Products with weights: bf16, by the vendor or in float32 by our own kernel, or int8 by rows that are quantised token by token."""
+"""Products with weights: bf16, by the vendor or in float32 by our own kernel, or int8 by rows that are quantised token by token.
+
+A quantised row has one digit or two: n int8 for n values, or their high and then their low digits, 2n int8. The vendor's product
+sees digits as rows of their own, so that it reads the weights once; `dequantise` joins the sums.
+"""
 
 from __future__ import annotations
 
-from pangu_compile.ir import Value
+from pangu_compile.ir import IRError, Value
 from pangu_compile.ir.types import Dim, dim, product
 
 from ..convert_kernels import dequantise, quantise
 from ..product_kernels import product as product_kernel
 from .body import Body
-from .values import C_TYPES, Tensor, View, int8_scales
+from .values import C_TYPES, DIGITS, Tensor, View, int8_scales
 
-Rows = tuple[Tensor, Tensor]  # int8 rows, and a float32 scale for each
+Rows = tuple[Tensor, Tensor]  # int8 rows of `digits`, and a float32 scale for each
+LARGEST_SUM = 2**31 - 1
 
 
-def is_int8(body: Body, weight: Value) -> bool:
-    return body.weight(weight).ir_dtype == "w8a8"
+def digits(body: Body, weight: Value) -> int:
+    """Of int8 rows that a product with that weight reads; 0: it reads floats.
+
+    IRError where the vendor would have to scale sums of two digits, which it does not join.
+    """
+    count = DIGITS.get(body.weight(weight).ir_dtype, 0)
+    if count == 2 and not body.lowering.wide:
+        raise IRError("ascend: int8 weights that take activations of 16 bits need float32 activations")
+    return count
 
 
 def wide_type(body: Body, weight: Value) -> str:
     """What a product that the residual or SwiGLU reads is stored as: the vendor scales sums of int8 products to bf16 at most."""
-    return "bf16" if is_int8(body, weight) and not body.lowering.wide else "f32"
+    return "bf16" if digits(body, weight) and not body.lowering.wide else "f32"
 
 
 def rows_of(body: Body, value: Value, weight: Value) -> View:
     """A value as a product with that weight reads it: float32 where int8 rows are made of it, unless they are there already."""
-    if not body.lowering.wide or not is_int8(body, weight):
+    if not body.lowering.wide or not digits(body, weight):
         return body.view(value)
     held = body.tensor(value)
     return View(held, value.type.shape) if held.text in body.int8 else body.view(value, "f32")
@@ -32,7 +44,7 @@ def rows_of(body: Body, value: Value, weight: Value) -> View:
 
 def made_type(body: Body, weight: Value) -> str:
     """What a kernel writes rows as that only a product with that weight reads."""
-    return body.lowering.made_type if is_int8(body, weight) else body.lowering.row_type
+    return body.lowering.made_type if digits(body, weight) else body.lowering.row_type
 
 
 def multiply(body: Body, x: View, weight: View, out: View) -> None:
@@ -61,13 +73,13 @@ def multiply_heads(
     body.launch(kernel, {"tokens": tokens}, {"x": x, "w": weight, "y": out})
 
 
-def quantised(body: Body, x: View) -> Rows:
-    """The rows of x as int8, made once, unless the kernel that made x has made them too."""
+def quantised(body: Body, x: View, count: int) -> Rows:
+    """The rows of x as int8 of `count` digits, made once, unless the kernel that made x has made them too."""
     if x.tensor.text not in body.int8:
-        rows = product(x.dims[:-1])
-        made = body.buffer("int8", *x.dims), body.buffer("f32", rows)
+        rows, columns = product(x.dims[:-1]), int(x.dims[-1])
+        made = body.buffer("int8", rows, count * columns), body.buffer("f32", rows)
         if x.tensor.dtype == "f32":
-            kernel = body.lowering.kernels.get(quantise, "quantise", channels=int(x.dims[-1]))
+            kernel = body.lowering.kernels.get(quantise, "quantise", channels=columns, digits=count)
             body.launch(kernel, {"tokens": rows}, {"x": x.tensor, "y": made[0], "scale": made[1]})
         else:
             body.emit("dynamic_quant", x, View(made[0], x.dims), View(made[1], (rows,)))
@@ -78,7 +90,8 @@ def quantised(body: Body, x: View) -> Rows:
 def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Rows | None = None) -> None:
     """out = x times the weights [O, I], one behind the other, transposed. `rows`: x quantised, where it exists only so."""
     first = weights[0]
-    if not is_int8(body, first):
+    count = digits(body, first)
+    if not count:
         multiply(body, x, body.joined(*weights) if len(weights) == 2 else body.matrix(first), out)
         return
     form = "int8" if len(weights) == 1 else "int8 joined"
@@ -86,18 +99,26 @@ def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Ro
     tensors = [h.stored(form) for h in held]
     if len(weights) == 2:
         body.adjacent.append((held[0], held[1]))
-    outputs, depth = int(sum(int(w.type.shape[0]) for w in weights)), int(first.type.shape[1])
+    outputs, depth = int(sum(int(w.type.shape[0]) for w in weights)), int8_depth(first, count)
     scales = int8_scales(tensors[0], outputs * depth)
-    values, factors = rows or quantised(body, x)
+    values, factors = rows or quantised(body, x, count)
     tokens = x.dims[0]
-    operands = View(values, (tokens, depth)), View(tensors[0], (outputs, depth)), View(scales, (outputs,))
+    operands = View(values, (dim(count * tokens), depth)), View(tensors[0], (outputs, depth)), View(scales, (outputs,))
     if out.tensor.dtype != "f32":
         body.emit("quant_matmul", *operands, View(factors, (tokens,)), out)
         return
-    sums = body.buffer("i32", tokens, outputs)
-    body.emit("quant_matmul", *operands, "none()", View(sums, (tokens, outputs)))
-    kernel = body.lowering.kernels.get(dequantise, "dequantise", columns=outputs)
+    sums = body.buffer("i32", tokens, count * outputs)
+    body.emit("quant_matmul", *operands, "none()", View(sums, (dim(count * tokens), outputs)))
+    kernel = body.lowering.kernels.get(dequantise, "dequantise", columns=outputs, digits=count)
     body.launch(kernel, {"tokens": tokens}, {"x": sums, "row_scale": factors, "scale": scales, "y": out.tensor})
+
+
+def int8_depth(weight: Value, count: int) -> int:
+    """Of a product with int8 weights [.., O, I]. IRError where int32 might not hold its sums."""
+    depth = int(weight.type.shape[-1])
+    if depth * 127 * (128 if count == 2 else 127) > LARGEST_SUM:
+        raise IRError(f"ascend: %{weight.name}: sums of {depth} int8 products do not fit int32")
+    return depth
 
 
 class Groups:
@@ -107,21 +128,25 @@ class Groups:
         """Writes the sorted `rows` [T k, H] and `place` [T k]: where token t's j-th copy went."""
         self.body, self.wide = body, body.lowering.wide  # our kernels read where groups end
         self.totals = View(body.buffer("i32", experts), (experts,))
-        self.listed: View | None = None
+        self.listed: dict[int, View] = {}
         halves = (x.halves, rows.halves) if x.tensor.dtype == "split" else (x, rows)
         body.emit("init_routing", halves[0], index, halves[1], place, self.totals, "true" if self.wide else "false")
 
-    def _listed(self) -> View:
-        """The totals as the vendor's products take them."""
-        if self.listed is None:
-            self.listed = View(self.body.buffer("i64", *self.totals.dims), self.totals.dims)
-            self.body.emit("cast", self.totals, self.listed)
-        return self.listed
+    def _listed(self, count: int = 1) -> View:
+        """The totals as the vendor's products take them, of rows that are `count` rows there."""
+        if count not in self.listed:
+            dims, totals = self.totals.dims, self.totals
+            if count > 1:
+                totals = View(self.body.buffer("i32", *dims), dims)
+                self.body.emit("times", self.totals, count, totals)
+            self.listed[count] = View(self.body.buffer("i64", *dims), dims)
+            self.body.emit("cast", totals, self.listed[count])
+        return self.listed[count]
 
     def multiply(self, x: View, weight: Value, out: View, rows: Rows | None = None) -> None:
         """out = rows of x by their experts' weights [E, O, I] transposed. `rows`: x quantised, where it exists only so."""
-        if is_int8(self.body, weight):
-            self._multiply_int8(x, weight, out, rows)
+        if count := digits(self.body, weight):
+            self._multiply_int8(x, weight, out, rows, count)
             return
         body, (experts, outputs, depth) = self.body, (int(d) for d in weight.type.shape)
         held = body.weight(weight).stored("bf16")
@@ -134,18 +159,19 @@ class Groups:
         operands = {"x": x.tensor, "w": held, "ends": self.totals.tensor, "y": out.tensor}
         body.launch(kernel, {"tokens": x.dims[0]}, operands)
 
-    def _multiply_int8(self, x: View, weight: Value, out: View, rows: Rows | None) -> None:
-        body, (experts, outputs, depth) = self.body, (int(d) for d in weight.type.shape)
+    def _multiply_int8(self, x: View, weight: Value, out: View, rows: Rows | None, count: int) -> None:
+        body, (experts, outputs), depth = self.body, (int(d) for d in weight.type.shape[:2]), int8_depth(weight, count)
         tensor = body.weight(weight).stored("int8")
         scales = int8_scales(tensor, experts * outputs * depth)
-        values, factors = rows or quantised(body, x)
-        operands, count = (View(values, x.dims), View(tensor, weight.type.shape).transposed), dim(x.dims[0])
+        values, factors = rows or quantised(body, x, count)
+        pairs, many = dim(x.dims[0]), dim(count * x.dims[0])
+        operands = View(values, (many, depth)), View(tensor, weight.type.shape).transposed
         if not self.wide:
-            scaling = View(scales, (experts, outputs)), View(factors, (count,))
+            scaling = View(scales, (experts, outputs)), View(factors, (pairs,))
             body.emit("quant_grouped_matmul", *operands, *scaling, self._listed(), out)
             return
-        sums = body.buffer("i32", count, outputs)
-        body.emit("grouped_sums", *operands, self._listed(), View(sums, (count, outputs)))
-        kernel = body.lowering.kernels.get(dequantise, "dequantise_experts", columns=outputs, groups=experts)
+        sums = body.buffer("i32", pairs, count * outputs)
+        body.emit("grouped_sums", *operands, self._listed(count), View(sums, (many, outputs)))
+        kernel = body.lowering.kernels.get(dequantise, "dequantise_experts", columns=outputs, groups=experts, digits=count)
         scaled = {"x": sums, "row_scale": factors, "scale": scales, "ends": self.totals.tensor, "y": out.tensor}
-        body.launch(kernel, {"tokens": count}, scaled)
+        body.launch(kernel, {"tokens": pairs}, scaled)

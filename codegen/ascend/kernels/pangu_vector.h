@@ -310,38 +310,81 @@ __aicore__ inline void rms_rows(const LocalTensor<float>& x, const LocalTensor<f
     per_column<MulOp>(x, x, gamma, rows, kCols, kPitch);
 }
 
-// Symmetric int8 with one scale per row: scale = max|x| / 127, q = rint(x / scale). x becomes the scaled values; `work` is
-// for reduce_rows. A row of zeros has scale 0 and zeros. Rows of q are kCols rounded up to 32 apart.
-template <uint32_t kCols, uint32_t kPitch, uint32_t kRows>
+// Rows of q are kCols rounded up to 32 apart; two digits are two tiles, the high ones first. Rows of halves are kPitch apart.
+template <uint32_t kCols>
+struct Bytes {
+    static constexpr uint32_t kPitch = (kCols + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+};
+template <uint32_t kCols, uint32_t kPitch>
+__aicore__ inline void narrow_rows(const LocalTensor<int8_t>& q, const LocalTensor<half>& x, uint32_t rows) {
+    if constexpr (Bytes<kCols>::kPitch == kPitch) {
+        AscendC::Cast(q, x, RoundMode::CAST_RINT, rows * kPitch);
+    } else {
+        for (uint32_t row = 0; row < rows; ++row)
+            AscendC::Cast(q[row * Bytes<kCols>::kPitch], x[row * kPitch], RoundMode::CAST_RINT, kCols);
+    }
+}
+
+// Symmetric integers with one scale per row: scale = max|x| / peak, q = rint(x / scale). One digit: peak 127, q is int8. Two
+// digits: peak 127 * 257, q = 256 * high + low with high within +-127 and low from -128 to 127. x becomes something else; `work`
+// is for reduce_rows. A row of zeros has scale 0 and zeros.
+template <uint32_t kDigits, uint32_t kCols, uint32_t kPitch, uint32_t kRows>
 __aicore__ inline void quantise_rows(const LocalTensor<int8_t>& q, const LocalTensor<float>& scale, const LocalTensor<float>& x,
                                      const LocalTensor<float>& magnitude, const LocalTensor<float>& work,
                                      RowFactors<kRows>& factors, uint32_t rows) {
-    AscendC::Abs(magnitude, x, int32_t(rows * kPitch));
+    static_assert(kDigits == 1 || kDigits == 2, "one or two digits");
+    constexpr float peak = kDigits == 2 ? 127.0f * 257.0f : 127.0f;
+    const uint32_t count = rows * kPitch;
+    AscendC::Abs(magnitude, x, int32_t(count));
     barrier();
     reduce_rows<MaxOf, kCols, kPitch>(factors.value, magnitude, work, rows);
-    AscendC::Muls(scale, factors.value, 1.0f / 127.0f, int32_t(factors.kPadded));
+    AscendC::Muls(scale, factors.value, 1.0f / peak, int32_t(factors.kPadded));
     AscendC::Maxs(factors.value, factors.value, 1e-30f, int32_t(factors.kPadded));
     barrier();
     AscendC::Div(factors.value, factors.ones, factors.value, int32_t(factors.kPadded));
     barrier();
-    AscendC::Muls(factors.value, factors.value, 127.0f, int32_t(factors.kPadded));
+    AscendC::Muls(factors.value, factors.value, peak, int32_t(factors.kPadded));
     barrier();
     spread_values(factors.spread, factors.value, factors.kPadded);
     per_row<MulOp>(x, x, factors.spread, rows, kCols, kPitch);
     // Whole numbers first: float32 to half to int8 would round twice.
-    AscendC::Cast(x, x, RoundMode::CAST_RINT, rows * kPitch);
+    AscendC::Cast(x, x, RoundMode::CAST_RINT, count);
     barrier();
     const LocalTensor<half> narrow = magnitude.template ReinterpretCast<half>();
-    AscendC::Cast(narrow, x, RoundMode::CAST_RINT, rows * kPitch);
-    barrier();
-    constexpr uint32_t kBytePitch = (kCols + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-    if constexpr (kBytePitch == kPitch) {
-        AscendC::Cast(q, narrow, RoundMode::CAST_RINT, rows * kPitch);
+    if constexpr (kDigits == 2) {
+        // Halves are rounded up in every case (nearest even would leave a low digit of +128): 256 * floor(q / 256 + 1/2).
+        AscendC::Muls(magnitude, x, 1.0f / 256.0f, int32_t(count));
+        barrier();
+        AscendC::Adds(magnitude, magnitude, 0.5f, int32_t(count));
+        barrier();
+        AscendC::Cast(magnitude, magnitude, RoundMode::CAST_FLOOR, count);
+        barrier();
+        AscendC::Muls(magnitude, magnitude, 256.0f, int32_t(count));
+        barrier();
+        AscendC::Sub(x, x, magnitude, int32_t(count));
+        // All of these numbers are exact in half; 256 * high waits where q will be, so that neither cast is in place.
+        const LocalTensor<half> waiting = q.template ReinterpretCast<half>(), high = x.template ReinterpretCast<half>();
+        AscendC::Cast(waiting, magnitude, RoundMode::CAST_RINT, count);
+        barrier();
+        AscendC::Cast(narrow, x, RoundMode::CAST_RINT, count);
+        barrier();
+        AscendC::Muls(high, waiting, half(1.0f / 256.0f), int32_t(count));
+        barrier();
+        narrow_rows<kCols, kPitch>(q, high, rows);
+        narrow_rows<kCols, kPitch>(q[rows * Bytes<kCols>::kPitch], narrow, rows);
     } else {
-        for (uint32_t row = 0; row < rows; ++row)
-            AscendC::Cast(q[row * kBytePitch], narrow[row * kPitch], RoundMode::CAST_RINT, kCols);
+        AscendC::Cast(narrow, x, RoundMode::CAST_RINT, count);
+        barrier();
+        narrow_rows<kCols, kPitch>(q, narrow, rows);
     }
     barrier();
+}
+
+// Rows that quantise_rows made to global memory, where a row's digits lie one behind the other.
+template <uint32_t kDigits, uint32_t kCols>
+__aicore__ inline void store_digits(const GlobalTensor<int8_t>& dst, const LocalTensor<int8_t>& q, uint32_t rows) {
+    for (uint32_t digit = 0; digit < kDigits; ++digit)
+        store_rows(dst[digit * kCols], q[digit * rows * Bytes<kCols>::kPitch], rows, kCols, kDigits * kCols, Bytes<kCols>::kPitch);
 }
 
 }  // namespace pangu

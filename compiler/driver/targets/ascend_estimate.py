@@ -29,7 +29,7 @@ PUBLISHED = (
     " 800I A2, 1528 with speculation."
 )
 # Cube products for one of float32 rows, which are split: high and low parts by weights, or both parts of two such rows but for the
-# product of their low parts. Int8 rows are one.
+# product of their low parts. Int8 rows are as many as they have digits.
 SPLIT_PRODUCTS = {
     **dict.fromkeys(("linear", "mla_prologue", "index_prologue", "attention_output", "moe_ffn", "dense_ffn", "lm_head_argmax"), 2),
     **dict.fromkeys(("swa_attention", "dsa_attention", "dense_attention"), 3),
@@ -44,7 +44,7 @@ ASSUMPTIONS = (
     f"Each launch adds {LAUNCH_SECONDS * 1e6:.0f} us between the end of one kernel and the start of the next; a vendor operator"
     " counts as one launch.",
     "An operator takes the longer of its flops at peak and its bytes at full bandwidth; int8 products run at twice the 16-bit"
-    " peak.",
+    " peak, once for each digit of their rows.",
     "Batches are an estimate only: the generated host program runs one sequence a session, so a batch of more than one assumes"
     " a serving layer that joins sequences into one call.",
     "Weights are read once a step; of E experts, k a token, tokens that choose independently and evenly read"
@@ -68,7 +68,7 @@ class Traffic:
     weights: float
     caches: float
     activations: float
-    int8: bool
+    digits: int  # of int8 rows, by int8 weights; 0: neither is int8
     experts: tuple[int, int, float] | None = None
     streams: float = 0.0
 
@@ -82,7 +82,7 @@ class Traffic:
         return self.weights + routed + self.caches * reads + self.activations * tokens
 
     def seconds(self, chip: Chip, tokens: int, sequences: int) -> float:
-        peak = (chip.matrix_flops * (2 if self.int8 else 1)) if self.op in MATRIX else chip.vector_flops
+        peak = (chip.matrix_flops * (2 if self.digits else 1)) if self.op in MATRIX else chip.vector_flops
         return max(self.flops * tokens / peak, self.bytes(tokens, sequences) / chip.bytes_per_second)
 
 
@@ -96,7 +96,7 @@ def traffic(module: Module, program: Program, context: int, wide: bool) -> list[
 def _stored(t: Traffic, wide: bool) -> Traffic:
     """On the device: the IR has float32 everywhere. Streams are float32 in any case."""
     if wide:
-        return replace(t, flops=t.flops * (1 if t.int8 else SPLIT_PRODUCTS.get(t.op, 1)))
+        return replace(t, flops=t.flops * (t.digits or SPLIT_PRODUCTS.get(t.op, 1)))
     return replace(t, caches=t.caches / 2, activations=(t.activations + t.streams) / 2)
 
 
@@ -124,6 +124,8 @@ def _updated(node: Node, kinds: Mapping[Value, str]) -> dict[Value, str]:
 
 
 def _operator(node: Node, env: Mapping[str, int], kinds: Mapping[Value, str]) -> Traffic:
+    from pangu_compile.codegen.ascend.host import DIGITS
+
     types = {v: concrete(v.type, env) for v in (*node.inputs, *node.outputs)}
     cost = opdef(node.op).cost([types[v] for v in node.inputs], [types[v] for v in node.outputs], node.attrs)
     flops, moved = float(evaluate_dim(cost.flops, env)), float(evaluate_dim(cost.bytes, env))
@@ -140,12 +142,12 @@ def _operator(node: Node, env: Mapping[str, int], kinds: Mapping[Value, str]) ->
     elif node.op == "take":
         weights, caches = 0.0, 0.0
     elif opdef(node.op).kind == "view":
-        return Traffic(node.op, 0, 0, 0, 0, False)
+        return Traffic(node.op, 0, 0, 0, 0, 0)
     else:
         caches = max(0.0, moved - weights - activations)
     streams = float(sum(int(types[v].nbytes) for v in fresh if types[v].rank == 3 and node.op.startswith("mhc")))
-    int8 = any(types[v].dtype.value == "w8a8" for v in matrices)
-    return Traffic(node.op, flops, weights, caches, activations, int8, experts, streams)
+    digits = max((DIGITS.get(types[v].dtype.value, 0) for v in matrices), default=0)
+    return Traffic(node.op, flops, weights, caches, activations, digits, experts, streams)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 import pangu_compile
+from pangu_compile.driver.options import make_options
 from pangu_compile.models.config import OpenPanguConfig
 from pangu_compile.models.random_checkpoint import write_random_checkpoint
 
@@ -47,9 +48,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build_pair(checkpoint: Path, folder: Path, weights: str, activations: str = "float32") -> Built:
-    cpu_weights = "w8a8" if weights == "int8" else weights
-    pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=cpu_weights, max_context=160, opt_level=1)
     options = {"target": "ascend910b", "weights": weights, "activations": activations}
+    cpu_weights = make_options(**options).stored_weights
+    pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=cpu_weights, max_context=160, opt_level=1)
     pangu_compile.build(checkpoint, folder / "npu.pangu", max_context=160, **options)
     return Built(checkpoint, folder / "cpu.pangu", folder / "npu.pangu")
 

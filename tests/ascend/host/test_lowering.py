@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from pangu_compile.codegen.ascend.host import StoredWeight, int8_bytes
 from pangu_compile.codegen.ascend.host.emit import generate
+from pangu_compile.codegen.ascend.host.products import int8_depth
 from pangu_compile.codegen.ascend.host.values import Tensor, View, Weight
 from pangu_compile.codegen.dims import c_dim
 from pangu_compile.driver.bf16 import from_bf16, to_bf16
 from pangu_compile.driver.options import make_options
 from pangu_compile.driver.safetensors_file import Layout
 from pangu_compile.driver.targets.ascend import Request, stored_pieces, weight_chains, weight_offsets
-from pangu_compile.driver.targets.ascend_estimate import Traffic, count_launches
+from pangu_compile.driver.targets.ascend_estimate import Traffic, _stored, count_launches
 from pangu_compile.ir import IRError, Module, Program, Role, parse_graph
 from pangu_compile.ir.graph import StateInfo
 from pangu_compile.ir.types import symbol
@@ -82,6 +85,58 @@ def test_experts_with_float32_activations() -> None:
     gate = ["upload_f32", "launch_rms_norm", "matmul", "launch_moe_gate"]
     assert calls == [*gate, "launch_convert", "init_routing", *experts, "download_f32"]
     assert "{T, 64}" in text and "{(2 * T), 64}" in text and "matmul(d, f32(" in text and "matmul(d, bf16(" not in text
+
+
+def int8(text: str, dtype: str) -> str:
+    return re.sub(r"bf16(?=\[)", dtype, text)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("q8", 2), ("w8a8", 1)])
+def test_int8_products_of_rows_in_one_and_two_digits(dtype: str, digits: int) -> None:
+    """The vendor's product sees digits as rows, of groups that are as much longer; our kernels see tokens."""
+    host = generate(module(int8(FFN, dtype)), "ascend910b", 64)
+    text = host.model({w.planned.name: 0 for w in host.weights})
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    ffn = ["launch_rms_norm", "launch_quantise", "quant_matmul", "launch_dequantise", "launch_swiglu", "quant_matmul"]
+    assert calls == ["upload_f32", *ffn, "launch_dequantise_1", "launch_residual", "download_f32"]
+    rows = "T" if digits == 1 else "(2 * T)"
+    assert f"{{{rows}, 32}}), int8(weight(0), {{40, 32}})" in text and f"none(), i32(m6, {{{rows}, 40}})" in text
+    shapes = {k.name: {a.name: a.shape for a in k.arguments} for k in host.kernels}
+    assert shapes["quantise"]["y"] == f"tokens, {digits * 32}" and shapes["swiglu"]["y"] == f"tokens, {digits * 20}"
+    assert shapes["dequantise"] == {"x": f"tokens, {digits * 40}", "row_scale": "tokens", "scale": "1, 40", "y": "tokens, 40"}
+
+    host = generate(module(int8(EXPERTS, dtype)), "ascend910b", 64)
+    text = host.model({w.planned.name: 0 for w in host.weights})
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    assert calls.count("times") == digits - 1 and calls.count("cast") == 1 and calls.count("grouped_sums") == 2
+    assert f"{{({2 * digits} * T), 32}}), int8(" in text and "PanguDequantiseExpertsTiling{u32((2 * T))}" in text
+    if digits == 2:
+        with pytest.raises(IRError, match="need float32 activations"):
+            generate(module(int8(FFN, dtype)), "ascend910b", 64, activations="bf16")
+        return
+    host = generate(module(int8(FFN, dtype)), "ascend910b", 64, activations="bf16")
+    calls = [s["call"] for s in host.plan["functions"]["program_step"]["steps"]]
+    assert calls[2:6] == ["dynamic_quant", "quant_matmul", "launch_swiglu", "quant_matmul"]
+
+
+def test_int8_formats_do_not_mix() -> None:
+    with pytest.raises(IRError, match="weights in q8 and in w8a8"):
+        generate(module(FFN.replace("%gate: bf16", "%gate: q8").replace("%down: bf16", "%down: w8a8")), "ascend910b", 64)
+
+
+@pytest.mark.parametrize(("digits", "flops"), [(0, 200.0), (1, 100.0), (2, 200.0)])
+def test_work_is_counted_once_a_digit(digits: int, flops: float) -> None:
+    """Int8 products run at twice the rate of 16 bits."""
+    npu, work = chip("ascend910b"), _stored(Traffic("linear", 100.0, 0.0, 0.0, 0.0, digits), True)
+    assert work.flops == flops
+    assert work.seconds(npu, 1, 1) == flops / npu.matrix_flops / (2 if digits else 1)
+
+
+def test_int8_sums_must_fit_int32() -> None:
+    weights = parse_graph("func @f(%a: q8[2, 132104], %b: q8[2, 132105]) {\n  return %a\n}").params
+    assert int8_depth(weights[0], 2) == 132104 and int8_depth(weights[1], 1) == 132105
+    with pytest.raises(IRError, match="%b: sums of 132105 int8 products do not fit int32"):
+        int8_depth(weights[1], 2)
 
 
 WINDOW = """
@@ -215,8 +270,8 @@ def test_views() -> None:
 
 def test_routed_experts_saturate() -> None:
     """One token reads its own experts; many read all, and never more."""
-    experts = Traffic("moe_ffn", 0.0, 10.0, 0.0, 0.0, False, (8, 2, 800.0))
+    experts = Traffic("moe_ffn", 0.0, 10.0, 0.0, 0.0, 0, (8, 2, 800.0))
     assert experts.bytes(1, 1) == pytest.approx(210.0) and 800 < experts.bytes(1000, 1000) <= 810.0
-    window, chosen = (Traffic(op, 0.0, 0.0, 5.0, 0.0, False) for op in ("swa_attention", "dsa_attention"))
+    window, chosen = (Traffic(op, 0.0, 0.0, 5.0, 0.0, 0) for op in ("swa_attention", "dsa_attention"))
     assert window.bytes(4, 1) == 5.0 and chosen.bytes(4, 1) == 20.0
     assert experts.seconds(chip("ascend910b"), 1, 1) == pytest.approx(210.0 / chip("ascend910b").bytes_per_second)

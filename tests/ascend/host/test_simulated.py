@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 from pangu_compile.cli import main
 from pangu_compile.driver.artifact import Artifact
 from pangu_compile.driver.execute import open_model
-from pangu_compile.models.loading import load_reference
 from pangu_compile.models.random_checkpoint import SMALL, TINY, Sizes, random_config, write_random_checkpoint
 
 if TYPE_CHECKING:
@@ -39,10 +37,15 @@ def generated(model: Any, prompt: list[int], speculate: bool) -> list[int]:
         return list(session.generate(prompt, max_new_tokens=12, speculate=speculate).tokens)
 
 
-def prefilled(path: Path, simulate: bool, prompt: list[int]) -> np.ndarray:
-    with opened(path, simulate) as model, model.session() as session:
+def whole(model: Any, prompt: list[int]) -> np.ndarray:
+    with model.session() as session:
         logits: np.ndarray = session.prefill(prompt, all_logits=True)
     return logits
+
+
+def prefilled(path: Path, simulate: bool, prompt: list[int]) -> np.ndarray:
+    with opened(path, simulate) as model:
+        return whole(model, prompt)
 
 
 def test_logits_agree_with_the_cpu(built: Built) -> None:
@@ -66,11 +69,7 @@ def test_random_checkpoints_agree(builder: Callable[..., Built], sizes: Sizes, s
     pair = builder(write_random_checkpoint(tmp_path / "checkpoint", config, seed=seed), tmp_path, "bf16")
     prompt = [t % config.vocab_size for t in tokens(70, seed)]
     with opened(pair.cpu, False) as cpu, opened(pair.npu, True) as npu:
-        logits = []
-        for model in (cpu, npu):
-            with model.session() as session:
-                logits.append(session.prefill(prompt, all_logits=True))
-        assert agrees(logits[1], logits[0])
+        assert agrees(whole(npu, prompt), whole(cpu, prompt))
         for length in (1, 30):
             assert generated(npu, prompt[:length], True) == generated(cpu, prompt[:length], False), length
 
@@ -87,26 +86,22 @@ def test_bf16_activations(built_bf16: Built) -> None:
 def test_a_result_does_not_depend_on_the_call(built: Built) -> None:
     """The same bits for a token alone, in pieces, and in one call: speculation cannot change a token."""
     prompt = tokens(70)
-    whole = prefilled(built.npu, True, prompt)
+    want = prefilled(built.npu, True, prompt)
     with opened(built.npu, True) as model, model.session() as session:
         parts = [session.prefill(prompt[a:b], all_logits=True) for a, b in ((0, 1), (1, 4), (4, 40))]
         parts += [session.decode(t)[None] for t in prompt[40:]]
-    assert (np.concatenate(parts) == whole).all()
+    assert (np.concatenate(parts) == want).all()
 
 
-def test_w8a8_agrees_with_w8a8_on_the_cpu(built_int8: Built) -> None:
-    """The same integers, but where an activation lies so near the middle of two that float32 rounds it otherwise."""
+def test_int8_agrees_with_the_cpu(built_int8: Built) -> None:
+    """Rows of 16 bits: no router and no indexer chooses otherwise, nor does a token; drafts change nothing."""
     prompt = tokens(70)
-    with torch.no_grad():
-        exact = load_reference(built_int8.checkpoint, dtype=torch.float64)(torch.tensor([prompt]))[0].numpy()
-    cpu, npu = prefilled(built_int8.cpu, False, prompt), prefilled(built_int8.npu, True, prompt)
-
-    def rms(difference: np.ndarray) -> float:
-        return float(np.sqrt((difference * difference).mean())) / float(np.abs(exact).max())
-
-    assert rms(npu - exact) <= 1.1 * rms(cpu - exact) and agrees(npu, cpu)
-    with opened(built_int8.npu, True) as model:
-        assert generated(model, tokens(9), False) == generated(model, tokens(9), True)
+    with opened(built_int8.cpu, False) as cpu, opened(built_int8.npu, True) as npu:
+        want, got = (whole(model, prompt) for model in (cpu, npu))
+        assert np.abs(got - want).max() <= LIMIT / 100 * np.abs(want).max()
+        assert (got.argmax(-1) == want.argmax(-1)).all()
+        plain = generated(npu, tokens(9), False)
+        assert plain == generated(npu, tokens(9), True) == generated(cpu, tokens(9), False)
 
 
 def test_greedy_tokens_with_and_without_drafts(built: Built) -> None:

@@ -25,9 +25,10 @@ from pangu_compile.codegen.ascend.vector_kernels import (
 CHIP = platform("ascend910b")
 EPS = 1e-5
 FULL = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS)
-INT8 = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, quantise=True)
+INT8 = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, digits=1)
+DIGITS = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, digits=2)
 WIDE = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, wide_y=True)
-BOTH = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, quantise=True, wide_y=True)
+BOTH = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, digits=1, wide_y=True)
 
 RMS = {
     "rms_96": dict(channels=96, eps=EPS),
@@ -36,8 +37,10 @@ RMS = {
     "rms_float_2560": dict(channels=2560, eps=EPS, x_type="float", y_type="float"),
     "rms_mixed_96": dict(channels=96, eps=EPS, y_type="split"),
     "rms_norm": dict(channels=9, eps=EPS),  # the toolkit has names of this kind
-    "rms_quant_96": dict(channels=96, eps=EPS, quantise=True),
-    "rms_quant_81": dict(channels=81, eps=EPS, quantise=True),
+    "rms_quant_96": dict(channels=96, eps=EPS, digits=1),
+    "rms_quant_81": dict(channels=81, eps=EPS, digits=1),
+    "rms_digits_96": dict(channels=96, eps=EPS, digits=2, x_type="float"),
+    "rms_digits_81": dict(channels=81, eps=EPS, digits=2),
 }
 RESIDUAL = {
     "residual_all": dict(channels=39, out_eps=EPS, block_eps=EPS, norm_eps=EPS),
@@ -54,15 +57,18 @@ RESIDUAL = {
 }
 SWIGLU = {
     "swiglu_50": dict(width=50),
-    "swiglu_quant_96": dict(width=96, quantise=True),
-    "swiglu_quant_9216": dict(width=9216, quantise=True),
+    "swiglu_quant_96": dict(width=96, digits=1),
+    "swiglu_quant_9216": dict(width=9216, digits=1),
     "swiglu_12000": dict(width=12000),
     "swiglu_wide_50": dict(width=50, x_type="float"),
-    "swiglu_wide_96": dict(width=96, quantise=True, x_type="float"),
+    "swiglu_wide_96": dict(width=96, digits=1, x_type="float"),
     "swiglu_split_50": dict(width=50, x_type="float", y_type="split"),
     "swiglu_split_12000": dict(width=12005, x_type="float", y_type="split"),
-    "swiglu_wide_3": dict(width=3, quantise=True, x_type="float"),
+    "swiglu_wide_3": dict(width=3, digits=1, x_type="float"),
     "swiglu_wide_9216": dict(width=9216, x_type="float"),
+    "swiglu_digits_50": dict(width=50, digits=2, x_type="float"),
+    "swiglu_digits_96": dict(width=96, digits=2),
+    "swiglu_digits_9216": dict(width=9216, digits=2, x_type="float"),
 }
 CONV = {
     "conv_144": dict(channels=144, taps=3, ring=5),
@@ -117,6 +123,8 @@ MHC = {
     "chain_96": dict(streams=4, hidden=96, post=Post(EPS), pre=FULL),
     "chain_block": dict(streams=2, hidden=97, post=Post(EPS, EPS), pre=FULL),
     "chain_int8": dict(streams=4, hidden=97, post=Post(EPS), pre=INT8),
+    "chain_digits": dict(streams=4, hidden=97, post=Post(EPS), pre=DIGITS, stream_type="float", out_type="float", y_type="float"),
+    "pre_digits": dict(streams=4, hidden=2560, pre=DIGITS, stream_type="float", y_type="split"),
     "chain_both": dict(streams=2, hidden=40, post=Post(EPS, EPS), pre=BOTH, stream_type="float"),
     "chain_one": dict(streams=1, hidden=40, post=Post(), pre=Pre(EPS, 1e-6, True, 5)),
     "post_block": dict(streams=3, hidden=97, post=Post(None, EPS)),
@@ -173,11 +181,15 @@ PRODUCT = {
     "product_groups_bf16": dict(depth=600, columns=23, groups=3),
 }
 QUANTISE = {"quantise_96": dict(channels=96), "quantise_39": dict(channels=39), "quantise_9216": dict(channels=9216)}
+QUANTISE |= {f"digits_{n}": dict(channels=n, digits=2) for n in (1, 39, 96, 300, 9216)}
 DEQUANTISE = {
     "dequantise_39": dict(columns=39),
     "dequantise_5000": dict(columns=5000),
     "dequantise_groups": dict(columns=41, groups=7),
     "dequantise_groups_wide": dict(columns=2500, groups=3),
+    "dequantise_digits_39": dict(columns=39, digits=2),
+    "dequantise_digits_5000": dict(columns=5000, digits=2),
+    "dequantise_digits_groups": dict(columns=41, groups=7, digits=2),
 }
 RING = {
     "ring_576": dict(channels=576, ring=515),

@@ -39,6 +39,21 @@ def from_split(x: np.ndarray) -> np.ndarray:
     return high + low
 
 
+def digits_value(y: np.ndarray, shape: tuple[int, ...], digits: int) -> np.ndarray:
+    """The integers that rows of int8 stand for: themselves, or 256 * high + low of [..., 2n]."""
+    parts = y.reshape(*shape[:-1], digits, shape[-1]).astype(np.int64)
+    return parts[..., 0, :] if digits == 1 else 256 * parts[..., 0, :] + parts[..., 1, :]
+
+
+def quantised(y: np.ndarray, scale: np.ndarray, want: np.ndarray, digits: int) -> bool:
+    """Are rows of int8 digits what they should be, but for half a step and a few float32 roundings of their largest value?"""
+    peak = (127, 32639)[digits - 1]
+    step = np.abs(want).max(-1) / peak
+    steps = np.divide(want, step[:, None], out=np.zeros_like(want), where=step[:, None] > 0)
+    off = np.abs(digits_value(y, want.shape, digits) - steps).max()
+    return bool(np.allclose(scale, step, rtol=4e-6, atol=0) and off <= 0.5 + peak * 4e-6)
+
+
 def ulps(got: np.ndarray, want: np.ndarray) -> float:
     """Largest difference of bf16 `got` from `want`, in units of bf16's last place at the scale of each row's values."""
     got, want = np.atleast_2d(from_bf16(got)), np.atleast_2d(want)

@@ -5,39 +5,56 @@ from __future__ import annotations
 import catalogue
 import numpy as np
 import pytest
-from kernel_harness import Library
+from kernel_harness import Library, digits_value
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+
+PEAKS = np.array([127, 32639], np.float32)
 
 
 @pytest.mark.parametrize("tokens", catalogue.TOKENS)
 @pytest.mark.parametrize("name", list(catalogue.QUANTISE))
 def test_quantise(library: Library, name: str, tokens: int) -> None:
-    channels = catalogue.QUANTISE[name]["channels"]
-    x = np.random.default_rng(tokens).normal(size=(tokens, channels)).astype(np.float32)
-    x[0, ::3] = np.float32(127)  # the others are then their own integers, ties among them
+    """Among the rows: halves of both digits and the largest integers of either sign, one number everywhere, extremes, zeros."""
+    rng, channels = np.random.default_rng(tokens), catalogue.QUANTISE[name]["channels"]
+    digits = catalogue.QUANTISE[name].get("digits", 1)
+    peak = PEAKS[digits - 1]
+    x = rng.normal(size=(tokens, channels)).astype(np.float32)
+    x[0, ::3] = np.where(np.arange(len(x[0, ::3])) % 2, peak, -peak)  # the others are then their own integers, ties among them
     x[0, 1::3] = np.arange(len(x[0, 1::3])) % 20 + np.float32(0.5)
+    if digits == 2:
+        x[0, 2::3] = 256 * rng.integers(-127, 127, len(x[0, 2::3])) + 128 + rng.integers(-1, 2, len(x[0, 2::3]))
+    if tokens > 4:
+        x[1], x[2], x[3] = x[1] * np.float32(1e34), np.float32(-0.3), x[3] * np.float32(1e-25)
     if tokens > 1:
         x[-1] = 0
     got = library.run(name, {"tokens": tokens}, x=x)
-    peak = np.abs(x).max(-1)
-    inverse = np.float32(1) / np.maximum(peak, np.float32(1e-30)) * np.float32(127)
-    assert (got["scale"] == peak * np.float32(1 / 127)).all()
-    assert (got["y"].reshape(x.shape) == np.rint(x * inverse[:, None])).all()
+    largest = np.abs(x).max(-1)
+    inverse = np.float32(1) / np.maximum(largest, np.float32(1e-30)) * peak
+    assert (got["scale"] == largest * (np.float32(1) / peak)).all()
+    integers = digits_value(got["y"], x.shape, digits)
+    assert (integers == np.rint(x * inverse[:, None])).all() and np.abs(integers).max() == peak
+    error = np.abs(integers * got["scale"].astype(np.float64)[:, None] - x).max(-1)
+    assert (error <= 0.51 * largest.astype(np.float64) / peak).all()
 
 
 @pytest.mark.parametrize("tokens", catalogue.TOKENS)
 @pytest.mark.parametrize("name", list(catalogue.DEQUANTISE))
 def test_dequantise(library: Library, name: str, tokens: int) -> None:
     rng, spec = np.random.default_rng(tokens), catalogue.DEQUANTISE[name]
-    groups = spec.get("groups", 0)
-    x = rng.integers(-(2**30), 2**30, (tokens, spec["columns"])).astype(np.int32)
+    groups, digits = spec.get("groups", 0), spec.get("digits", 1)
+    x = rng.integers(-(2**31) + 1, 2**31, (tokens, digits, spec["columns"])).astype(np.int32)
+    x[0, :, 0] = 2**31 - 1
     row_scale, scale = (rng.normal(size=n).astype(np.float32) for n in (tokens, (max(groups, 1), spec["columns"])))
     of_row, ends = np.zeros(tokens, np.int64), {}
     if groups:
         of_row = np.sort(rng.integers(0, groups, tokens))  # some groups have no rows
         ends = {"ends": np.searchsorted(of_row, np.arange(groups), side="right").astype(np.int32)}
-    want = x.astype(np.float32) * row_scale[:, None] * scale[of_row]
+    sums = x[:, 0].astype(np.float32) if digits == 1 else x[:, 0].astype(np.float32) * np.float32(256) + x[:, 1].astype(np.float32)
+    want = sums * row_scale[:, None] * scale[of_row]
+    whole = x[:, 0].astype(np.float64) if digits == 1 else 256.0 * x[:, 0] + x[:, 1]
     for cores in (1, 7, 40):
-        got = library.run(name, {"tokens": tokens}, cores=cores, x=x, row_scale=row_scale, scale=scale, **ends)
-        assert (got["y"].reshape(want.shape) == want).all()
+        y = library.run(name, {"tokens": tokens}, cores=cores, x=x, row_scale=row_scale, scale=scale, **ends)["y"]
+        assert (y.reshape(want.shape) == want).all()
+    assert np.abs(want - whole * row_scale[:, None] * scale[of_row]).max() <= 3e-7 * np.abs(want).max()

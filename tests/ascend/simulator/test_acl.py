@@ -282,12 +282,16 @@ def test_casts_and_arithmetic(device: Device, random: np.random.Generator) -> No
     device.run("aclnnCast", device.tensor(x), ctypes.c_int(3), device.tensor(whole, written=False))
     device.run("aclnnAdd", device.tensor(x), device.tensor(bias), alpha, device.tensor(total, written=False))
     device.run("aclnnMul", device.tensor(x), device.tensor(bias), device.tensor(scaled, written=False))
+    factor = ctypes.c_void_p(device.acl.aclCreateScalar(ctypes.byref(ctypes.c_int32(2)), 3))
+    counts, doubled = np.array([0, 3, 2**24 + 1], np.int32), np.zeros(3, np.int32)
+    device.run("aclnnMuls", device.tensor(counts), factor, device.tensor(doubled, written=False))
     device.run("aclnnArgMax", device.tensor(x), 1, False, device.tensor(largest, written=False))
     device.fetch()
     np.testing.assert_array_equal(narrow, bfloat16(x))
     np.testing.assert_array_equal(whole, np.trunc(x).astype(np.int32))
     np.testing.assert_allclose(total, x + 2 * bias, rtol=1e-6)
     np.testing.assert_allclose(scaled, x * bias, rtol=1e-6)
+    np.testing.assert_array_equal(doubled, 2 * counts)
     np.testing.assert_array_equal(largest, x.argmax(axis=1))
 
 

@@ -11,6 +11,7 @@
 #include "aclnnop/aclnn_matmul.h"
 #include "aclnnop/aclnn_moe_finalize_routing_v2.h"
 #include "aclnnop/aclnn_moe_init_routing_v2.h"
+#include "aclnnop/aclnn_mul.h"
 #include "aclnnop/aclnn_quant_matmul_v4.h"
 
 #include <algorithm>
@@ -131,6 +132,14 @@ void cast(Device &d, const View &from, const View &to) {
   if (to.empty()) return;
   const Tensor source = tensor(from), target = tensor(to);
   run(d, "aclnnCast", [&](uint64_t *n, aclOpExecutor **e) { return aclnnCastGetWorkspaceSize(source.get(), to.type, target.get(), n, e); }, aclnnCast);
+}
+
+void times(Device &d, const View &from, int32_t factor, const View &out) {
+  if (out.empty()) return;
+  const Tensor source = tensor(from), target = tensor(out);
+  const std::unique_ptr<aclScalar, DestroyScalar> scalar(aclCreateScalar(&factor, ACL_INT32));
+  run(d, "aclnnMuls", [&](uint64_t *n, aclOpExecutor **e) { return aclnnMulsGetWorkspaceSize(source.get(), scalar.get(), target.get(), n, e); },
+      aclnnMuls);
 }
 
 void add(Device &d, const View &a, const View &b, const View &out) {

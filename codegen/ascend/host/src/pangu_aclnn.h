@@ -38,6 +38,7 @@ void quant_matmul(Device &d, const View &x, const View &weight, const View &scal
 void dynamic_quant(Device &d, const View &x, const View &out, const View &scale);
 void copy(Device &d, const View &to, const View &from);
 void cast(Device &d, const View &from, const View &to);
+void times(Device &d, const View &from, int32_t factor, const View &out); // int32
 void add(Device &d, const View &a, const View &b, const View &out);
 void take_rows(Device &d, const View &table, const View &index, const View &out); // out[i] = table[index[i]]
 // Rows of x [T, H] sorted by expert: rows [T k, H], place [T k] (where token t's j-th copy went), totals [E]: of each expert, or of

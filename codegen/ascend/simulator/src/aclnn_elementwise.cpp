@@ -152,6 +152,20 @@ void combine(const aclTensor& a, const aclTensor& b, const aclTensor& out, Combi
     assign(out, left);
 }
 
+// Integers wrap around, as they do in their own type.
+void scale(const aclTensor& from, double factor, const aclTensor& out) {
+    if (is_integer(from.type)) {
+        demand(factor == std::trunc(factor), "integers by a factor that is none");
+        std::vector<int64_t> data = integers(from);
+        for (int64_t& value : data) value = int64_t(uint64_t(value) * uint64_t(int64_t(factor)));
+        assign(out, data);
+        return;
+    }
+    std::vector<float> data = values(from);
+    for (float& value : data) value *= float(factor);
+    assign(out, data);
+}
+
 }  // namespace
 }  // namespace sim
 
@@ -228,6 +242,15 @@ aclnnStatus aclnnMulGetWorkspaceSize(const aclTensor* self, const aclTensor* oth
     });
 }
 SIM_SECOND_PHASE(aclnnMul, aclrtStream)
+
+aclnnStatus aclnnMulsGetWorkspaceSize(const aclTensor* self, const aclScalar* other, aclTensor* out, uint64_t* workspace,
+                                      aclOpExecutor** executor) {
+    return sim::prepare("aclnnMuls", 0, bytes_of(self) + bytes_of(out), workspace, executor, [&] {
+        demand(self->dims == out->dims && self->type == out->type, "out has another type or shape");
+        return [from = *self, to = *out, factor = other->value] { sim::scale(from, factor, to); };
+    });
+}
+SIM_SECOND_PHASE(aclnnMuls, aclrtStream)
 
 aclnnStatus aclnnArgMaxGetWorkspaceSize(const aclTensor* self, int64_t dim, bool, aclTensor* out, uint64_t* workspace,
                                         aclOpExecutor** executor) {
