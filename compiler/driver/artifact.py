@@ -274,6 +274,10 @@ def check_destination(out: Path) -> None:
         raise UserError(f"cannot write {out}: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {out}: no permission in {parent}; choose a folder that you may write to")
+    try:  # what permissions do not tell (/proc, a file system that is full or read-only), before minutes of work
+        os.rmdir(tempfile.mkdtemp(prefix=f".{out.name}.try-", dir=parent))
+    except OSError as error:
+        raise write_error(out, error) from error
 
 
 def _is_ours(out: Path) -> bool:

@@ -78,6 +78,12 @@ def copy_runtime(writer: ArtifactWriter) -> list[str]:
     return [f"core/{path.name}" for path in core]
 
 
+def runtime_names() -> list[str]:
+    """The files that the runtime's unit reads, relative to src/."""
+    core, include = runtime_files()
+    return [*(f"core/{path.name}" for path in core), *(f"../include/{path.name}" for path in include)]
+
+
 def parameter_parts(planned: PlannedWeight, read: ReadWeight, parts: ReadParts | None) -> Iterator[np.ndarray]:
     """A weight's values in order: piece by piece along the first axis where the reader can, else whole."""
     if planned.folded is not None or planned.constant is not None or parts is None:
@@ -175,6 +181,7 @@ def _compile(job: Job, sources: list[str], writer: ArtifactWriter, progress: Pro
         build_library(
             job.tools, compile_flags(job.tools, job.options), writer.root.resolve() / "src", sources, INCLUDES,
             writer.path(LIBRARY).resolve(), Path(scratch), job.options.jobs, progress.advance, _level_flags(job),
+            {RUNTIME_UNIT: runtime_names()},
         )  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def make_options(**options: Any) -> BuildOptions:
 
 
 def cache_folder() -> Path:
-    """Where builds for the simulator are kept: PANGU_CACHE, else the user's cache."""
+    """Where compiled files that later builds and runs can use are kept: PANGU_CACHE, else the user's cache."""
     given = os.environ.get("PANGU_CACHE", "").strip()
     if given:
         return Path(given)

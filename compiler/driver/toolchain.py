@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pangu_compile.errors import CompileError, UserError
 
+from .objects import fetch, keep, object_key
 from .options import BuildOptions
 
 CANDIDATES = ("g++", "clang++", "c++")
@@ -164,6 +165,7 @@ def compile_flags(tools: Toolchain, options: BuildOptions) -> list[str]:
 def build_library(
     tools: Toolchain, flags: Sequence[str], root: Path, sources: Sequence[str], includes: Sequence[str], output: Path,
     scratch: Path, jobs: int = 2, advance: Callable[[int], None] | None = None, more: Mapping[str, Sequence[str]] | None = None,
+    kept: Mapping[str, Sequence[str]] | None = None,
 ) -> None:  # fmt: skip
     """Compile `sources` (relative to `root`, compiled there so that no absolute path gets in) and link `output`, in this order.
 
@@ -172,22 +174,29 @@ def build_library(
         scratch: an existing folder for object files.
         jobs: compilers at once.
         advance: called with 1 for every finished step (sources + 1 in all).
+        kept: sources whose object files are kept for later builds, each with all files of ours that it reads.
     Raises:
         CompileError: the first error line of the compiler or linker.
     """
     objects = [scratch / f"{number:03d}.o" for number in range(len(sources))]
-    commands = []
+    step = advance or (lambda _: None)
+    commands, new = [], {}
     for source, target in zip(sources, objects, strict=True):
         stable = [] if tools.is_clang else [f"-frandom-seed={source}"]
-        commands.append(
-            [
-                *tools.command, *flags, *(more or {}).get(source, ()), *stable, f"-ffile-prefix-map={root}=.",
-                *(f"-I{folder}" for folder in includes), "-c", source, "-o", str(target),
-            ]
-        )  # fmt: skip
-    _run_all(commands, root, scratch, jobs, advance or (lambda _: None))
+        options = [*flags, *(more or {}).get(source, ()), *stable, *(f"-I{folder}" for folder in includes)]
+        reads = (kept or {}).get(source)
+        key = object_key(tools.command, options, root, [source, *reads]) if reads is not None else None
+        if key is not None and fetch(key, target):
+            step(1)
+            continue
+        if key is not None:
+            new[target] = key
+        commands.append([*tools.command, *options, f"-ffile-prefix-map={root}=.", "-c", source, "-o", str(target)])
+    _run_all(commands, root, scratch, jobs, step)
+    for target, key in new.items():
+        keep(key, target)
     link = [*tools.command, *LINK_FLAGS, *map(str, objects), "-o", str(output), "-lm"]
-    _run_all([link], root, scratch, 1, advance or (lambda _: None))
+    _run_all([link], root, scratch, 1, step)
 
 
 def _run_all(

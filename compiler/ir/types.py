@@ -133,9 +133,12 @@ def evaluate_dim(value: Dim, env: Mapping[str, int]) -> int:
 
 def substitute(value: Dim, binding: Mapping[str, Dim]) -> Dim:
     """The dimension with the symbols named in `binding` replaced (all at once)."""
-    if isinstance(value, int) or not binding:
-        return value
-    return dim(value.subs({symbol(name): d for name, d in binding.items()}, simultaneous=True))
+    return value if isinstance(value, int) or not binding else _substituted(value, tuple(binding.items()))
+
+
+@lru_cache(maxsize=65536)
+def _substituted(value: sympy.Expr, binding: tuple[tuple[str, Dim], ...]) -> Dim:
+    return dim(value.subs({symbol(name): d for name, d in binding}, simultaneous=True))
 
 
 def packed_row_bytes(dtype: DType, columns: int) -> int:

@@ -27,6 +27,14 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
+# Two dense layers with full attention, for tests that build and are not about what is built: traced in a tenth of the time.
+SMALL: dict[str, Any] = {
+    name: CONFIG[name]
+    for name in ("model_type", "vocab_size", "hidden_size", "num_attention_heads", "kv_lora_rank", "qk_nope_head_dim",
+                 "qk_rope_head_dim", "v_head_dim", "intermediate_size", "max_position_embeddings")
+} | {"num_hidden_layers": 2}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Result:
     status: int
@@ -75,6 +83,11 @@ def shared_artifact(tmp_path_factory: pytest.TempPathFactory, shared_checkpoint:
 def checkpoint(tmp_path: Path, shared_checkpoint: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(shared_checkpoint, tmp_path / "ck"))
+
+
+@pytest.fixture
+def small_checkpoint(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "ck", SMALL)
 
 
 @pytest.fixture

@@ -69,25 +69,25 @@ def test_options(cli: Cli, checkpoint: Path, options: tuple[str, ...], word: str
     refused(build(cli, checkpoint, *options), word)
 
 
-def test_missing_extra_misshapen_tensors(cli: Cli, checkpoint: Path) -> None:
-    whole = load_file(checkpoint / "model.safetensors")
+def test_missing_extra_misshapen_tensors(cli: Cli, small_checkpoint: Path) -> None:
+    whole = load_file(small_checkpoint / "model.safetensors")
     name = "model.layers.1.self_attn.o_proj.weight"
 
     def restore(change: Callable[[Tensors], object]) -> None:
         tensors = dict(whole)
         change(tensors)
-        save_file(tensors, checkpoint / "model.safetensors")
+        save_file(tensors, small_checkpoint / "model.safetensors")
 
     restore(lambda t: t.pop(name))
-    refused(build(cli, checkpoint), name, "missing")
+    refused(build(cli, small_checkpoint), name, "missing")
     restore(lambda t: t.update(stranger=torch.zeros(2)))
-    refused(build(cli, checkpoint), "stranger")
+    refused(build(cli, small_checkpoint), "stranger")
     restore(lambda t: t.update({name: t[name].t().contiguous()}))
-    refused(build(cli, checkpoint), name, "shape")
+    refused(build(cli, small_checkpoint), name, "shape")
     restore(lambda t: t.update({name: t[name].to(torch.int32)}))
-    refused(build(cli, checkpoint), name, "dtype")
+    refused(build(cli, small_checkpoint), name, "dtype")
     restore(lambda t: t.update({name: torch.full_like(t[name], float("nan"))}))
-    refused(build(cli, checkpoint), name, "NaN")
+    refused(build(cli, small_checkpoint), name, "NaN")
 
 
 def test_damaged_files(cli: Cli, checkpoint: Path) -> None:
@@ -132,13 +132,13 @@ def test_output_that_cannot_be_written(cli: Cli, checkpoint: Path, tmp_path: Pat
     assert (tmp_path / "photos" / "cat").exists()
 
 
-def test_disk_full_keeps_the_good_artifact(cli: Cli, checkpoint: Path, artifact: Path, tmp_path: Path) -> None:
+def test_disk_full_keeps_the_good_artifact(cli: Cli, small_checkpoint: Path, artifact: Path, tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     if os.getuid() != 0 or os.system(f"mount -t tmpfs -o size=96k none '{mount}' 2>/dev/null") != 0:
         pytest.skip("needs root and mount")
     try:
-        refused(cli("build", checkpoint, "-o", mount / "m.pangu"), "m.pangu", "No space left on device")
+        refused(cli("build", small_checkpoint, "-o", mount / "m.pangu"), "m.pangu", "No space left on device")
         assert os.listdir(mount) == []
     finally:
         os.system(f"umount '{mount}'")
@@ -155,7 +155,7 @@ def test_no_compiler(cli: Cli, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_failing_compiler_is_status_one(
-    cli: Cli, checkpoint: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cli: Cli, small_checkpoint: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake = tmp_path / "badcc"
     script = 'case "$*" in *-c*) echo "x.cpp:1:1: error: out of luck" >&2; exit 1;; esac\nexec g++ "$@"\n'
@@ -163,7 +163,7 @@ def test_failing_compiler_is_status_one(
     fake.chmod(0o755)
     monkeypatch.setenv("CXX", str(fake))
     before = (artifact / "SHA256SUMS").read_bytes()
-    refused(cli("build", checkpoint, "-o", artifact), "out of luck", status=1)
+    refused(cli("build", small_checkpoint, "-o", artifact), "out of luck", status=1)
     assert (artifact / "SHA256SUMS").read_bytes() == before
     assert not [name for name in os.listdir(tmp_path) if re.match(r"\.copy\.pangu\.", name)]
 

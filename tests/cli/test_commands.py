@@ -15,7 +15,7 @@ import pytest
 
 from pangu_compile.driver.artifact import list_files
 
-from .conftest import Result, make_checkpoint
+from .conftest import SMALL, Result, make_checkpoint
 
 Cli = Callable[..., Result]
 
@@ -101,7 +101,7 @@ def test_python_dash_m_and_torch_free_run(shared_artifact: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_build_leaves_nothing(tmp_path: Path, number: int) -> None:
-    checkpoint = make_checkpoint(tmp_path / "ck")
+    checkpoint = make_checkpoint(tmp_path / "ck", SMALL)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "pangu_compile", "build", str(checkpoint), "-o", str(out / "m.pangu")]
     # A job in a shell's background ignores SIGINT, and its children do: not this one.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -279,20 +280,33 @@ def test_library_of_another_version(built, tmp_path):
         Model(path)
 
 
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory) -> Callable[[str, str], Path]:
+    """The C driver with the core and the model in one program, built once for each compiler and sanitizer."""
+
+    @functools.cache
+    def build(compiler: str, sanitizer: str) -> Path:
+        folder = tmp_path_factory.mktemp("sanitized")
+        flags = ["-DFAKE_SPECULATE=1", "-Wall", "-Wextra", "-Werror", "-g1", "-O1", "-pthread", f"-fsanitize={sanitizer}",
+                 "-fno-sanitize-recover=all", "-I", str(fake.RUNTIME / "include"), "-I", str(fake.RUNTIME / "core")]  # fmt: skip
+        driver, unit, binary = folder / "driver.o", folder / "unit.cpp", folder / "driver"
+        c_compiler = {"g++": "gcc", "clang++": "clang"}[compiler]
+        command = [c_compiler, "-std=c99", "-pedantic", *flags, "-c", str(fake.HERE / "driver.c"), "-o", str(driver)]
+        subprocess.run(command, check=True)
+        unit.write_text("".join(f'#include "{source}"\n' for source in fake.sources()))
+        subprocess.run([compiler, "-std=c++17", *flags, str(unit), str(driver), "-o", str(binary)], check=True)
+        return binary
+
+    return build
+
+
 @pytest.mark.parametrize(("compiler", "sanitizer"), [(c, "address,undefined") for c in COMPILERS] + [("g++", "thread")])
-def test_c_driver_under_sanitizers(tmp_path, built, compiler, sanitizer):
+def test_c_driver_under_sanitizers(tmp_path, built, sanitized, compiler, sanitizer):
     """The header's usage and more, as C99; the core and the model inside the same program."""
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
-    flags = ["-DFAKE_SPECULATE=1", "-Wall", "-Wextra", "-Werror", "-g", "-O1", "-pthread", f"-fsanitize={sanitizer}",
-             "-fno-sanitize-recover=all", "-I", str(fake.RUNTIME / "include"), "-I", str(fake.RUNTIME / "core")]  # fmt: skip
-    driver = tmp_path / "driver.o"
-    c_compiler = {"g++": "gcc", "clang++": "clang"}[compiler]
-    subprocess.run([c_compiler, "-std=c99", "-pedantic", *flags, "-c", str(fake.HERE / "driver.c"), "-o", str(driver)], check=True)
-    binary = tmp_path / "driver"
-    subprocess.run([compiler, "-std=c++17", *flags, *map(str, fake.sources()), str(driver), "-o", str(binary)], check=True)
     path = fake.artifact(tmp_path / "a.pangu", built, 70)
-    done = subprocess.run([str(binary), str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(sanitized(compiler, sanitizer)), str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

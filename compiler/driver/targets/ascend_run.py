@@ -16,6 +16,7 @@ from pangu_compile.errors import CompileError, UserError
 from pangu_compile.runtime import Model
 
 from ..artifact import LIBRARY, MANIFEST, PIECES, SUMS, WEIGHTS, Artifact, list_files, sha256_file
+from ..objects import compiler_identity
 from ..options import cache_folder, make_options
 from ..toolchain import Toolchain, find_compiler
 
@@ -23,7 +24,7 @@ BUILT = "libpangu_model.so"
 # Kernels are compiled in one unit, quickly: what they take is the simulator's time, not the generated code's.
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-pthread")
 LINK = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic", "-Wl,--no-undefined")
-LEVELS = {"kernels": "-O1", "host": "-O1", "simulator": "-O2"}
+LEVELS = {"kernels": "-O1", "host": "-O1", "core": "-O1", "simulator": "-O2"}
 NOTE = "simulated: the kernels and the vendor's operators ran on the simulator of an Ascend chip, not on a device"
 
 
@@ -97,13 +98,14 @@ def simulated_library(artifact: Artifact) -> Path:
     """The artifact's sources built with g++ against the simulator; kept in the user's cache, by what went in."""
     tools = find_compiler(make_options().compiler)
     simulator, source = simulator_folder(), artifact.path / "src"
-    stamp = _digest(*tools.command, *COMMON, *LEVELS.values(), _files_digest(simulator))
+    compiler = compiler_identity(tools.command, COMMON) or ""
+    stamp = _digest(*tools.command, compiler, *COMMON, *LEVELS.values(), _files_digest(simulator))
     library = cache_folder() / "simulated" / f"{_digest(stamp, _files_digest(source))[:32]}.so"
     if library.is_file():
         return library
     with tempfile.TemporaryDirectory(prefix="pangu-simulate-") as scratch:
         folder = Path(scratch)
-        objects = [_simulator_object(tools, simulator, stamp, folder)]
+        objects = [_simulator_object(tools, simulator, stamp, folder), _core_object(tools, source, stamp, folder)]
         for unit, text in _units(artifact, source).items():
             objects.append(_compile(tools, unit, text, _includes(source, simulator), folder))
         made = folder / library.name
@@ -117,11 +119,11 @@ def _includes(source: Path, simulator: Path) -> list[Path]:
 
 
 def _units(artifact: Artifact, source: Path) -> dict[str, str]:
-    """Translation units: all kernels, each in a namespace; host program and core; what stands for the toolkit's launchers."""
+    """Translation units: all kernels, each in a namespace, with what stands for the toolkit's launchers; the host program."""
     from pangu_compile.codegen.ascend.host import simulated_launchers, simulated_units
 
     plan = json.loads((artifact.path / "plan.json").read_text(encoding="utf-8"))
-    rest = [source / name for name in list_files(source) if name.endswith(".cpp") and not name.startswith("kernels/")]
+    rest = [source / name for name in list_files(source) if name.endswith(".cpp") and not name.startswith(("kernels/", "core/"))]
     units = {"kernels": simulated_units(plan, source / "kernels") + simulated_launchers(plan)}
     return units | {f"host {path.parent.name} {path.stem}": f'#include "{path}"\n' for path in rest}
 
@@ -131,8 +133,20 @@ def _simulator_object(tools: Toolchain, simulator: Path, stamp: str, scratch: Pa
     kept = cache_folder() / "simulated" / f"simulator-{stamp[:32]}.o"
     if kept.is_file():
         return kept
-    text = "".join(f'#include "{path}"\n' for path in sorted((simulator / "src").glob("*.cpp")))
-    return _keep(_compile(tools, "simulator", text, [simulator / "include", simulator / "src"], scratch), kept)
+    includes = [simulator / "include", simulator / "src"]
+    return _keep(_compile(tools, "simulator", _all_of(simulator / "src"), includes, scratch), kept)
+
+
+def _core_object(tools: Toolchain, source: Path, stamp: str, scratch: Path) -> Path:
+    """The runtime core, which all artifacts of one version of this package share."""
+    core, include = source / "core", source.parent / "include"
+    kept = cache_folder() / "simulated" / f"core-{_digest(stamp, _files_digest(core), _files_digest(include))[:32]}.o"
+    return kept if kept.is_file() else _keep(_compile(tools, "core", _all_of(core), [core, include], scratch), kept)
+
+
+def _all_of(folder: Path) -> str:
+    """One translation unit of a folder's sources: a third of the time, since they share their standard headers."""
+    return "".join(f'#include "{path}"\n' for path in sorted(folder.glob("*.cpp")))
 
 
 def _compile(tools: Toolchain, unit: str, text: str, includes: Sequence[Path], scratch: Path) -> Path:

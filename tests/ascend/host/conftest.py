@@ -1,9 +1,8 @@
-"""One small checkpoint of odd sizes, built for the CPU and for Ascend; the simulated library is cached for the session."""
+"""One small checkpoint of odd sizes, built for the CPU and for Ascend."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,15 +30,6 @@ class Built(NamedTuple):
     checkpoint: Path
     cpu: Path
     npu: Path
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the session's own, unless the caller has one already."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "PANGU_CACHE" not in os.environ:
-            patch.setenv("PANGU_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield Path(os.environ["PANGU_CACHE"])
 
 
 @pytest.fixture(scope="session")
