@@ -10,6 +10,19 @@
 namespace pangu {
 namespace simd {
 
+// 32 activations in the order of their columns.
+#if defined(PANGU_SIMD_NEON) && defined(__ARM_FEATURE_DOTPROD)
+inline void x_pack_fours(const int16_t *q, uint8_t *out) {
+  for (int i = 0; i < 32; ++i) {
+    const int upper = (q[i] + 128) >> 8, at = i / 4 * 8 + i % 4;
+    out[at] = static_cast<uint8_t>(upper);
+    out[at + 4] = static_cast<uint8_t>(q[i] - 256 * upper);
+  }
+}
+#else
+inline void x_pack_fours(const int16_t *q, uint8_t *out) { x_pack32(q, out); }
+#endif
+
 #if defined(PANGU_SIMD_AVX512) || defined(PANGU_SIMD_AVX2)
 
 typedef __m256 f8;
@@ -18,7 +31,6 @@ inline f8 f8_load(const float *p) { return _mm256_loadu_ps(p); }
 inline void f8_store(float *p, f8 v) { _mm256_storeu_ps(p, v); }
 inline f8 f8_mul(f8 a, f8 b) { return _mm256_mul_ps(a, b); }
 inline f8 f8_fma(f8 a, float b, f8 c) { return _mm256_fmadd_ps(a, _mm256_set1_ps(b), c); }
-inline void x_pack_fours(const int16_t *q, uint8_t *out) { std::memcpy(out, q, 64); }
 
 // Sums of pairs of lanes, rows 0..3 in `a` and 4..7 in `b`.
 inline f8 pair_sums(__m256i a, __m256i b) {
@@ -98,13 +110,6 @@ struct Four {
 struct EightAcc {
   int32x4_t v[4];
 };
-inline void x_pack_fours(const int16_t *q, uint8_t *out) {
-  for (int i = 0; i < 32; ++i) {
-    const int upper = (q[i] + 128) >> 8, at = i / 4 * 8 + i % 4;
-    out[at] = static_cast<uint8_t>(upper);
-    out[at + 4] = static_cast<uint8_t>(q[i] - 256 * upper);
-  }
-}
 inline Eight eight_load(const uint8_t *p) { return {vreinterpretq_s8_u8(vld1q_u8(p)), vreinterpretq_s8_u8(vld1q_u8(p + 16))}; }
 inline Four four_load(const uint8_t *p) {
   int32_t x[2];
@@ -128,7 +133,6 @@ typedef int16x4_t Four;
 struct EightAcc {
   int32x4_t v[8];
 };
-inline void x_pack_fours(const int16_t *q, uint8_t *out) { std::memcpy(out, q, 64); }
 inline Eight eight_load(const uint8_t *p) {
   const int8x16_t a = vreinterpretq_s8_u8(vld1q_u8(p)), b = vreinterpretq_s8_u8(vld1q_u8(p + 16));
   return {{vmovl_s8(vget_low_s8(a)), vmovl_s8(vget_high_s8(a)), vmovl_s8(vget_low_s8(b)), vmovl_s8(vget_high_s8(b))}};
@@ -182,7 +186,6 @@ inline f8 f8_fma(const f8 &a, float b, f8 c) {
   for (int i = 0; i < 8; ++i) c.v[i] = fma1(a.v[i], b, c.v[i]);
   return c;
 }
-inline void x_pack_fours(const int16_t *q, uint8_t *out) { std::memcpy(out, q, 64); }
 inline Eight eight_load(const uint8_t *p) {
   Eight w;
   std::memcpy(w.v, p, sizeof w.v);
