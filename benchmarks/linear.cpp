@@ -58,8 +58,8 @@ void fill(uint8_t *data, int32_t format, int64_t O, int64_t I) {
   for (int64_t i = 0; format == PANGU_BF16 && i < O * I; ++i) data[2 * i + 1] = static_cast<uint8_t>((data[2 * i + 1] & 0x80) | 0x3c);
   const int64_t scales = (O * pangu::weight_row_bytes(format, I) + 63) / 64 * 64;
   for (int64_t i = 0; (pangu::is_int8(format) || format == PANGU_BF16C) && i < O; ++i) reinterpret_cast<float *>(data + scales)[i] = 0.01f;
-  for (int64_t o = 0; format == PANGU_BF16C && o < O; ++o) // no listed weights
-    std::memset(data + o * pangu::weight_row_bytes(format, I) + pangu::packed_units(I) * pangu::kPackedUnitBytes, 0, 4);
+  const pangu::Weight w = pangu::weight_view(data, format, O, I);
+  for (int64_t o = 0; format == PANGU_BF16C && o < O; ++o) std::memset(data + (pangu::PackedRow(w, o, I).tail - data), 0, 4); // no listed weights
   for (int64_t i = scales + 1; format == PANGU_Q4 && i < bytes; i += 2) data[i] = 0x28;
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import networkx as nx
 
 from pangu_compile.ir import DType, Graph, IRError, Module, Node, Program, TensorType, Value
-from pangu_compile.ir.types import EIGHT, QUANT_GROUP
+from pangu_compile.ir.types import QUANT_GROUP
 
 # Operands by operator: those that take any format, and those that decide what is computed (which experts, which keys),
 # which take at most bf16.
@@ -39,6 +39,7 @@ FORMATS = {"bf16": DType.bf16, "int8": DType.q8i, "int4": DType.q4, "w8a16": DTy
 # From the widest to the narrowest; a weight with several readers takes the widest that one of them asks for.
 _ORDER = (DType.f32, DType.bf16, DType.bf16c, DType.q8, DType.q8i, DType.w8a8, DType.q4)
 COLUMNS = 1 << 16  # of a row in which bf16c can list weights
+PLAIN = {DType.bf16c: DType.bf16, DType.q8i: DType.q8}  # the same numbers row by row
 
 Compresses = Callable[[str], bool]
 
@@ -60,7 +61,7 @@ def _wanted(node: Node, position: int, target: DType, keeping: bool, logits: fro
         return DType.bf16 if node.op == "linear" and node.output in logits else KEPT.get(slot, target)
     # Every cached row goes through kv_b, and int4 there costs most of the accuracy that int4 costs in all. It is also read
     # transposed, which bf16c and q8i are not made for.
-    return {DType.q4: DType.q8, DType.q8i: DType.q8, DType.bf16c: DType.bf16}.get(target, target) if slot == "kv_b" else target
+    return {DType.q4: DType.q8, **PLAIN}.get(target, target) if slot == "kv_b" else target
 
 
 class _Readers:
@@ -118,6 +119,10 @@ def _fits(module: Module, name: str, dtype: DType) -> bool:
     return not dtype.is_quantised or int(type_.shape[-1]) >= QUANT_GROUP
 
 
+def _rows_fit(type_: TensorType, dtype: DType) -> bool:
+    return type_.rank < 2 or int(type_.shape[-2]) % dtype.rows_together == 0
+
+
 def quantise_weights(module: Module, weight_format: str, compresses: Compresses | None = None) -> dict[str, DType]:
     """Retype, in place, the weights whose readers allow it.
 
@@ -136,10 +141,10 @@ def quantise_weights(module: Module, weight_format: str, compresses: Compresses 
     changed: dict[str, DType] = {}
     target = DType.bf16c if weight_format == "bf16" and compresses is not None else FORMATS[weight_format]
     for names, values, dtype in _Readers(module, target, weight_format in KEEPING).weights():
+        if not all(_rows_fit(module.weights[name], dtype) for name in names):
+            dtype = PLAIN[dtype]
         if dtype is DType.bf16c and not all(_fits(module, n, dtype) and compresses is not None and compresses(n) for n in names):
-            dtype = DType.bf16
-        if dtype is DType.q8i and any(int(module.weights[n].shape[-2]) % EIGHT for n in names if module.weights[n].rank > 1):
-            dtype = DType.q8
+            dtype = PLAIN[dtype]
         if dtype is DType.f32 or not all(_fits(module, name, dtype) for name in names):
             continue
         for name in names:

@@ -1,6 +1,6 @@
 """bfloat16, and bf16c: bfloat16 in 12 bits without loss (codegen/cpu/kernels/pangu_quant.h has the layout).
 
-Most weights of a row lie within 2^15 of its largest one, so a code of 4 bits tells their exponents. The others, as many as a row
+Most weights of a row lie within 2^14 of its largest one, so few bits tell their exponents. The others, as many as a row
 may list, are kept whole behind it. `compresses` says whether all rows of a tensor are so.
 """
 
@@ -22,12 +22,14 @@ Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.uint16]
 Floats = npt.NDArray[np.float32]
 
-WINDOW = 15  # exponents that a code can name; code 0 is zero
+WINDOW = 14  # exponents below and with a row's largest one, which is stored as 127, that the format can name
+LEAST = 56  # the upper seven bits of an exponent are stored less this; 0 is zero
 SLICE = 1 << 20  # elements that are looked at at a time
 SPECIAL = 255  # the exponent of infinities and NaN
 BLOCK = 32
+FOUR = DType.bf16c.rows_together
 _PLACE = np.arange(BLOCK)
-PLACE = _PLACE // 8 * 4 + _PLACE % 4 + _PLACE // 4 % 2 * 16  # where column c of a block lies
+PLACE = _PLACE // 16 * 8 + _PLACE % 4 * 2 + _PLACE // 8 % 2 + _PLACE // 4 % 2 * 16  # where column c of a block lies
 COLUMN = np.argsort(PLACE)
 
 
@@ -88,7 +90,7 @@ def compression(parts: Callable[[str], Iterable[npt.NDArray[Any]]], jobs: int) -
 
 
 def pack_rows(rows: Floats, name: str) -> tuple[Bytes, Floats]:
-    """[R, I] -> (rows as stored, a scale each).
+    """[R, I] -> (rows as stored, fours together; a scale each). R is a multiple of four.
 
     Raises:
         CompileError: a row does not fit; `compresses` would have said so.
@@ -101,35 +103,37 @@ def pack_rows(rows: Floats, name: str) -> tuple[Bytes, Floats]:
     listed = np.bincount(places, minlength=count)
     if top.max(initial=0) == SPECIAL or listed.max(initial=0) > units:
         raise CompileError(f"weight {name} does not fit into 12 bits any more; has the checkpoint changed? build again")
-    codes = np.where(below, 0, exponents - (top - WINDOW)[:, None]).astype(np.uint8)
-    bytes_ = np.where(below, 0, bits >> 8 & 0x80 | bits & 0x7F).astype(np.uint8)
+    scaled = exponents + (127 - top)[:, None]
+    codes = np.where(below, 0, bits >> 12 & 8 | (scaled >> 1) - LEAST).astype(np.uint8)
+    bytes_ = np.where(below, 0, (scaled & 1) << 7 | bits & 0x7F).astype(np.uint8)
     shape = (count, units, PACKED_UNIT // BLOCK, BLOCK)
     bytes_, codes = bytes_.reshape(shape)[..., COLUMN], codes.reshape(shape)[..., COLUMN]
     pairs = codes[..., : BLOCK // 2] | codes[..., BLOCK // 2 :] << 4
-    stored = np.zeros((count, packed_row_bytes(DType.bf16c, columns)), np.uint8)
     parts = np.concatenate([bytes_.reshape(count, units, -1), pairs.reshape(count, units, -1)], -1)
-    tail = units * PACKED_UNIT_BYTES
-    stored[:, :tail] = parts.reshape(count, tail)
-    stored[:, tail : tail + 4] = listed.astype("<u4")[:, None].view(np.uint8)
-    entries = stored[:, tail + 4 : tail + 4 + 4 * units]
+    tails = np.zeros((count, packed_row_bytes(DType.bf16c, columns) - units * PACKED_UNIT_BYTES), np.uint8)
+    tails[:, :4] = listed.astype("<u4")[:, None].view(np.uint8)
     nth = np.arange(len(places)) - np.repeat(np.cumsum(listed) - listed, listed)
     entry = np.stack([at.astype("<u2"), bits[places, at].astype("<u2")], -1).view(np.uint8)
-    entries[places[:, None], 4 * nth[:, None] + np.arange(4)] = entry
+    tails[places[:, None], 4 + 4 * nth[:, None] + np.arange(4)] = entry
+    fours = parts.reshape(-1, FOUR, units, PACKED_UNIT_BYTES).swapaxes(1, 2).reshape(count // FOUR, -1)
+    stored = np.concatenate([fours, tails.reshape(count // FOUR, -1)], -1)
     return stored.reshape(-1), np.ldexp(np.float32(1), top - 127).astype(np.float32)
 
 
 def unpack_rows(stored: Bytes, scales: Floats, columns: int) -> Floats:
     """The weights [R, columns] of rows as stored."""
     count, units = len(scales), listed_weights(columns)
-    stored, tail = stored.reshape(count, -1), units * PACKED_UNIT_BYTES
-    parts = stored[:, :tail].reshape(count, units, PACKED_UNIT_BYTES)
+    fours, whole = stored.reshape(count // FOUR, -1), FOUR * units * PACKED_UNIT_BYTES
+    parts = fours[:, :whole].reshape(-1, units, FOUR, PACKED_UNIT_BYTES).swapaxes(1, 2).reshape(count, units, -1)
+    tails = fours[:, whole:].reshape(count, -1)
     bytes_ = parts[..., :PACKED_UNIT].reshape(count, -1, BLOCK)[..., PLACE].astype(np.uint16)
     pairs = parts[..., PACKED_UNIT:].reshape(count, -1, BLOCK // 2)
     codes = np.concatenate([pairs & 15, pairs >> 4], -1)[..., PLACE].astype(np.uint16)
-    bits = (bytes_ & 0x80) << 8 | bytes_ & 0x7F | np.where(codes > 0, codes + (127 - WINDOW), 0).astype(np.uint16) << 7
+    upper = codes & 7
+    bits = (codes & 8) << 12 | np.where(upper > 0, upper + LEAST, 0).astype(np.uint16) << 8 | bytes_
     values: Floats = from_bf16(bits.astype(np.uint16)).reshape(count, -1)[:, :columns] * scales[:, None]
-    listed = np.ascontiguousarray(stored[:, tail : tail + 4]).view("<u4")[:, 0]
-    entries = np.ascontiguousarray(stored[:, tail + 4 : tail + 4 + 4 * units]).view("<u2").reshape(count, units, 2)
+    listed = np.ascontiguousarray(tails[:, :4]).view("<u4")[:, 0]
+    entries = np.ascontiguousarray(tails[:, 4 : 4 + 4 * units]).view("<u2").reshape(count, units, 2)
     rows, nth = np.nonzero(np.arange(units) < listed[:, None])
     values[rows, entries[rows, nth, 0]] = from_bf16(entries[rows, nth, 1])
     return values

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from pangu_compile.errors import CompileError
 from pangu_compile.ir import DType, TensorType
-from pangu_compile.ir.types import EIGHT, SCALES_ALIGN, packed_row_bytes
 from pangu_compile.ir.types import QUANT_GROUP as GROUP
+from pangu_compile.ir.types import SCALES_ALIGN, packed_row_bytes
 
 from .bf16 import from_bf16, pack_rows, to_bf16, unpack_rows
 
@@ -92,6 +92,9 @@ def _pack_slice(fmt: str, rows: Floats, name: str) -> tuple[Bytes, Bytes]:
         return rows.view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
     if fmt == "bf16":
         return to_bf16(rows).view(np.uint8).reshape(-1), np.zeros(0, np.uint8)
+    together = DType(fmt).rows_together
+    if len(rows) % together:
+        raise CompileError(f"weight {name} has rows that are no multiple of {together}; {fmt} cannot hold it")
     if fmt == "bf16c":
         stored, scale = pack_rows(rows, name)
         return stored, scale.view(np.uint8)
@@ -102,9 +105,7 @@ def _pack_slice(fmt: str, rows: Floats, name: str) -> tuple[Bytes, Bytes]:
         q, scale = quantise_q8(rows)
         padded: Bytes = np.pad(q, ((0, 0), (0, padding))).view(np.uint8)
         if fmt == "q8i":
-            if len(rows) % EIGHT:
-                raise CompileError(f"weight {name} has rows that are no multiple of {EIGHT}; q8i cannot hold it")
-            padded = np.ascontiguousarray(padded.reshape(-1, EIGHT, padded.shape[1] // 4, 4).swapaxes(1, 2))
+            padded = np.ascontiguousarray(padded.reshape(-1, together, padded.shape[1] // 4, 4).swapaxes(1, 2))
         return padded.reshape(-1), scale.view(np.uint8)
     groups = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, GROUP)
     q, half = quantise_q4(groups)
@@ -129,7 +130,7 @@ def pack_parts(
     seen, data_bytes, scales = 0, 0, []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         matrices: Iterable[npt.NDArray[Any]] = (part.reshape(-1, columns) for part in parts)
-        for matrix in _whole_eights(matrices, columns) if fmt == "q8i" else matrices:
+        for matrix in _whole(matrices, columns, DType(fmt).rows_together):
             seen += len(matrix)
             for data, scale in _in_order(pool, max(1, jobs), fmt, matrix, name):
                 data_bytes += data.nbytes
@@ -142,17 +143,17 @@ def pack_parts(
         yield from scales
 
 
-def _whole_eights(matrices: Iterable[npt.NDArray[Any]], columns: int) -> Iterator[npt.NDArray[Any]]:
-    """The same rows in pieces of multiples of eight; what is left at the end comes last."""
+def _whole(matrices: Iterable[npt.NDArray[Any]], columns: int, together: int) -> Iterator[npt.NDArray[Any]]:
+    """The same rows in pieces of multiples of `together`; what is left at the end comes last."""
     rest: npt.NDArray[Any] = np.zeros((0, columns), np.float32)
     for matrix in matrices:
         if len(rest):
-            missing = EIGHT - len(rest)
+            missing = together - len(rest)
             rest, matrix = np.concatenate([rest, matrix[:missing]]), matrix[missing:]
-            if len(rest) < EIGHT:
+            if len(rest) < together:
                 continue
             yield rest
-        whole = len(matrix) // EIGHT * EIGHT
+        whole = len(matrix) // together * together
         rest = np.array(matrix[whole:])
         if whole:
             yield matrix[:whole]
@@ -164,7 +165,8 @@ def _in_order(
     pool: ThreadPoolExecutor, jobs: int, fmt: str, matrix: npt.NDArray[Any], name: str
 ) -> Iterator[tuple[Bytes, Bytes]]:
     """Slices of a matrix packed, a few at a time, so that no more than these are in memory."""
-    step = max(1, SLICE // max(1, matrix.shape[1]) // EIGHT) * EIGHT
+    together = DType(fmt).rows_together
+    step = max(1, SLICE // max(1, matrix.shape[1]) // together) * together
     begins = range(0, len(matrix), step)
 
     def one(begin: int) -> tuple[Bytes, Bytes]:
@@ -190,7 +192,8 @@ def unpack(fmt: str, raw: Bytes, shape: tuple[int, ...]) -> Floats:
     if fmt == "bf16c":
         return unpack_rows(data, raw[at:].view(np.float32), columns).reshape(shape)
     if fmt == "q8i":
-        data = data.reshape(rows // EIGHT, -1, EIGHT, 4).swapaxes(1, 2).reshape(-1)
+        together = DType(fmt).rows_together
+        data = data.reshape(rows // together, -1, together, 4).swapaxes(1, 2).reshape(-1)
     if fmt in ("q8", "q8i"):
         q = data.view(np.int8).reshape(rows, -1)[:, :columns].astype(np.float32)
         return (q * raw[at:].view(np.float32)[:, None]).reshape(shape)

@@ -25,10 +25,10 @@ class IRError(Exception):
 class DType(Enum):
     """Element types; the value is the name in the text form.
 
-    bf16c, q8, q8i, q4 and w8a8 are formats of weights alone: bf16c is bf16 in 12 bits without loss, q8 is int8 with one float32
-    scale a row, q8i the same in another order (eight rows together), q4 is 4 bits with one float16 scale for every group of 32
-    along a row. Whoever reads such a weight computes in its own operands' dtype. w8a8 lies in memory as q8 does; its readers
-    round each row of their activations to int8 with one scale, too.
+    bf16c, q8, q8i, q4 and w8a8 are formats of weights alone: bf16c is bf16 in 12 bits without loss (four rows together), q8 is int8
+    with one float32 scale a row, q8i the same in another order (eight rows together), q4 is 4 bits with one float16 scale for every
+    group of 32 along a row. Whoever reads such a weight computes in its own operands' dtype. w8a8 lies in memory as q8 does; its
+    readers round each row of their activations to int8 with one scale, too.
     """
 
     f32 = "f32"
@@ -69,6 +69,11 @@ class DType(Enum):
         return "q8" if self is DType.w8a8 else self.value
 
     @property
+    def rows_together(self) -> int:
+        """A matrix of this format has a multiple of so many rows, and so has each expert of a stack of them."""
+        return {"bf16c": 4, "q8i": 8}.get(self.value, 1)
+
+    @property
     def is_packed(self) -> bool:
         """Rows of their own layout, with scales behind them."""
         return self.is_quantised or self is DType.bf16c
@@ -80,7 +85,6 @@ class DType(Enum):
 
 
 QUANT_GROUP = 32  # weights of a row that share one q4 scale; rows of q8 are padded to it too
-EIGHT = 8  # rows of q8i that lie together
 SCALES_ALIGN = 64  # where the scales of a packed tensor begin, behind its rows
 PACKED_UNIT, PACKED_UNIT_BYTES = 128, 192  # columns of bf16c that lie together; a row may list as many more as it has units
 

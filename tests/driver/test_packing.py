@@ -18,14 +18,15 @@ def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def in_eights(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[:-2], 8 * shape[-2], shape[-1])
+def whole(shape: tuple[int, ...], fmt: str) -> tuple[int, ...]:
+    """The shape with as many rows more as the format wants together."""
+    return (*shape[:-2], DType(fmt).rows_together * shape[-2], shape[-1])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q8i", "q4"])
 def test_sizes_agree_with_the_ir(fmt: str, shape: tuple[int, ...]) -> None:
-    shape = in_eights(shape) if fmt == "q8i" else shape
+    shape = whole(shape, fmt)
     raw = pack(fmt, normal(shape))
     assert raw.nbytes == packed_bytes(fmt, shape) == TensorType(DType(fmt), shape).nbytes
 
@@ -34,7 +35,7 @@ def test_sizes_agree_with_the_ir(fmt: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("fmt", ["f32", "bf16", "bf16c", "q8", "q8i", "q4"])
 def test_values_on_the_grid_survive(fmt: str, shape: tuple[int, ...]) -> None:
     """Packing what was unpacked gives the same numbers."""
-    shape = in_eights(shape) if fmt == "q8i" else shape
+    shape = whole(shape, fmt)
     once = unpack(fmt, pack(fmt, normal(shape)), shape)
     twice = unpack(fmt, pack(fmt, once), shape)
     np.testing.assert_allclose(twice, once, rtol=1e-6 if fmt in ("q8", "q8i") else 1e-3 if fmt == "q4" else 0, atol=0)
@@ -97,13 +98,13 @@ def test_bf16_rounds_to_nearest_even() -> None:
     np.testing.assert_array_equal(from_bf16(to_bf16(values)), expected)
 
 
-@pytest.mark.parametrize("fmt", ["bf16", "q8", "q8i", "q4"])
+@pytest.mark.parametrize("fmt", ["bf16", "bf16c", "q8", "q8i", "q4"])
 def test_slices_threads_and_parts_give_the_same_bytes(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values = normal((8, 10, 40))
-    whole = pack(fmt, values)
+    at_once = pack(fmt, values)
     monkeypatch.setattr(packing, "SLICE", 130)
     parts = np.concatenate(list(pack_parts(fmt, values.shape, iter(values), "w", jobs=3)))
-    np.testing.assert_array_equal(parts, whole)
+    np.testing.assert_array_equal(parts, at_once)
 
 
 def test_refusals() -> None:
@@ -117,13 +118,17 @@ def test_refusals() -> None:
 
 def awkward(columns: int = 700) -> np.ndarray:
     """Rows of every kind that bf16c holds: weights far below the row's largest, zeros, subnormals, the largest finite numbers."""
-    rows = normal((6, columns), 3)
+    rows = normal((8, columns), 3)
     rows[1, ::150] *= 2.0**-20
     rows[2] *= 2.0**-130  # subnormal, most of them
     rows[2, 5:] = 0
     rows[3] = 0
     rows[4] *= 2.0**125 / np.abs(rows[4]).max()
     rows[5, [0, 130, 699]] = [2.0**-100, -(2.0**-126), 2.0**-140]
+    rows[6] = np.ldexp(np.where(np.arange(columns) % 2, -1.5, 1.9), -(np.arange(columns) % 14))  # the whole window
+    rows[7, 31], rows[7, 64] = 4.0 * 2.0**-14, -1.99 * 4.0 * 2.0**-13  # one step below it, and its last step, behind 4.0
+    rows[7] = np.clip(rows[7], -4.0, 4.0)
+    rows[7, 0] = 4.0
     return rows
 
 
@@ -136,14 +141,16 @@ def test_bf16c_keeps_every_number() -> None:
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_bf16c_refuses_what_it_cannot_hold(bad: float) -> None:
-    rows = normal((3, 256))
+    rows = normal((4, 256))
     rows[1, 7] = bad
     assert not compresses(256, [rows])
-    wide = normal((3, 256))
+    wide = normal((4, 256))
     wide[2, :3] *= 2.0**-30
     assert not compresses(256, [wide]) and compresses(256, [wide[:2]])
     with pytest.raises(CompileError, match="weight w "):
         pack_parts_bytes("bf16c", wide)
+    with pytest.raises(CompileError, match="weight w has rows that are no multiple of 4; bf16c cannot hold it"):
+        pack_parts_bytes("bf16c", normal((6, 256)))
 
 
 def pack_parts_bytes(fmt: str, rows: np.ndarray) -> bytes:

@@ -96,9 +96,12 @@ def test_inputs_stay() -> None:
     assert run(module_of(FFN, weights="g u d"), "int8") == dict.fromkeys("gud", "q8i")
 
 
-def test_rows_that_make_no_eights_lie_one_by_one() -> None:
+def test_rows_that_make_no_eights_or_fours_lie_one_by_one() -> None:
     types = run(module_of(FFN.replace("40", "44"), weights="g u d h"), "int8")
     assert types == {"g": "q8i", "u": "q8i", "d": "q8i", "h": "q8"}
+    for rows, stored in ((42, DType.bf16), (44, DType.bf16c)):
+        wide = module_of(FFN.replace("64", "256").replace("40", str(rows)), weights="g u d h")
+        assert quantise_weights(wide, "bf16", lambda name: True)["h"] is stored
 
 
 @pytest.mark.parametrize(("weight_format", "stored"), [("w8a8", "w8a8"), ("w8a16", "q8")])

@@ -84,6 +84,9 @@ template <int R, int T> struct Elements {
   static constexpr int token(int e) { return (e < kCount ? e : 0) / R; }
   static constexpr int row(int e) { return (e < kCount ? e : 0) % R; }
 
+  PANGU_INLINE Elements() {
+    unroll<kFours>([&](auto i) PANGU_INLINE { v[i] = simd::f4{0, 0, 0, 0}; });
+  }
   PANGU_INLINE Elements(const Tokens<T> &tokens, int64_t o, bool first) {
     unroll<kFours>([&](auto i) PANGU_INLINE {
       constexpr int e = 4 * i;
@@ -106,6 +109,12 @@ template <int R, int T> struct Elements {
   }
   PANGU_INLINE void store(const Tokens<T> &tokens, int64_t o) const {
     unroll<kCount>([&](auto e) PANGU_INLINE { tokens.y[token(e)][o + row(e)] = v[e / 4][e % 4]; });
+  }
+  PANGU_INLINE void store(const Tokens<T> &tokens, int64_t o, int64_t begin, int64_t end) const { // of rows [begin, end)
+    if (o >= begin && o + R <= end) return store(tokens, o);
+    unroll<kCount>([&](auto e) PANGU_INLINE {
+      if (o + row(e) >= begin && o + row(e) < end) tokens.y[token(e)][o + row(e)] = v[e / 4][e % 4];
+    });
   }
   PANGU_INLINE void store_scaled(const Tokens<T> &tokens, int64_t o, const float *row_scale) const {
     unroll<kCount>([&](auto e) PANGU_INLINE { tokens.y[token(e)][o + row(e)] = v[e / 4][e % 4] * row_scale[row(e)]; });

@@ -15,7 +15,7 @@
 //   linear_transposed(T, begin, end, I, x, x_stride, w, y, y_stride)      not for BF16C and Q8I
 //       y[t, 0..I) = sum over o in [begin, end) of x[t * x_stride + o - begin] * w[o, :]
 //
-// Strides are in elements. A view of Q8I begins at a multiple of 8 rows, begin and end are any. Rows made ready for f32 serve bf16 as well. Ranges of rows are
+// Strides are in elements. A view of Q8I begins at a multiple of 8 rows, of BF16C at one of 4; begin and end are any. Rows made ready for f32 serve bf16 as well. Ranges of rows are
 // best multiples of 16. y must not be written by two threads within one range.
 #pragma once
 

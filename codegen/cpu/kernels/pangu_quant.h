@@ -2,13 +2,16 @@
 //
 //   PANGU_F32   float, rows of I.
 //   PANGU_BF16  the upper half of a float, rows of I.
-//   PANGU_BF16C bf16 in 12 bits, without loss: most weights of a row lie within 2^15 of its largest, so 4 bits tell their exponents.
-//               Units of 128 columns (the last padded with zeros): 128 bytes of sign and fraction, then 64 bytes with two codes
-//               each. Then a uint32 count and up to ceil(I / 128) entries {uint16 column, uint16 bf16}: the smaller ones. Rows
+//   PANGU_BF16C bf16 in 12 bits, without loss: most weights of a row lie within 2^14 of its largest. Such weights are scaled so that
+//               the row's largest exponent is 127: the others' are 114 to 127, and three bits tell the upper seven bits of one.
+//               Units of 128 columns (the last padded with zeros): 128 lower bytes of bf16 (the exponent's last bit and the
+//               fraction), then 64 bytes with two codes each: 8 for a negative weight, and the exponent / 2 - 56, or 0 for zero. Then a uint32 count and up to ceil(I / 128) entries {uint16 column, uint16 bf16}: the smaller ones. Rows
 //               are padded to 64 bytes, and one float a row (a power of two) follows as for Q8.
-//               w[o][i] = (-1)^sign * 2^(code - 15) * (1 + fraction / 128) * scale[o]; code 0 is zero, or an entry.
-//               In 32 columns, column c is byte p = c / 8 * 4 + c % 4 + (c / 4 % 2) * 16; its code is in byte p % 16, in the
-//               low half below 16.
+//               w[o][i] is that bf16 number * scale[o]; entries are zero here.
+//               In 32 columns, column c is byte p = c / 16 * 8 + c % 4 * 2 + c / 8 % 2 + c / 4 % 2 * 16; its code is in byte
+//               p % 16, in the low half below 16: weights come out of their bytes in the order of the columns.
+//               Four rows lie together (O is a multiple of 4): the first unit of each, then the second of each, ..; then what follows
+//               the units of the first row, of the second, ..
 //   PANGU_Q8    int8, rows padded with zeros to a multiple of 32; then, at the next multiple of 64 bytes, one float a
 //               row. w[o][i] = q[o][i] * scale[o].
 //   PANGU_Q8I   The same numbers, eight rows together (O is a multiple of 8): of each 4 columns the 4 bytes of the first row, then
@@ -25,9 +28,9 @@ namespace pangu {
 
 constexpr int64_t kQuantGroup = 32;
 constexpr int64_t kEightRows = 8; // of Q8I
-constexpr int64_t kPackedUnit = 128, kPackedUnitBytes = 192; // of BF16C
+constexpr int64_t kPackedUnit = 128, kPackedUnitBytes = 192, kPackedRows = 4; // of BF16C
 
-// A view of a matrix: rows `row_stride` bytes apart (of Q8I: eights of them 8 * row_stride), scales in the order of the rows (null for F32 and BF16).
+// A view of a matrix: rows `row_stride` bytes apart (of Q8I and BF16C: eights and fours of them together), scales in the order of the rows (null for F32 and BF16).
 struct Weight {
   const void *data;
   const void *scales;
@@ -69,7 +72,7 @@ inline Weight weight_view(const void *data, int32_t format, int64_t O, int64_t I
   return {data, scales, format, stride};
 }
 
-// Rows [first, ..) of a matrix: an expert of a stacked tensor, a head of a projection. Of Q8I `first` is a multiple of 8.
+// Rows [first, ..) of a matrix: an expert of a stacked tensor, a head of a projection. `first` is a multiple of 8 for Q8I, of 4 for BF16C.
 inline Weight weight_rows(const Weight &w, int64_t first, int64_t I) {
   const int64_t scale_bytes = w.format == PANGU_Q4 ? 2 * weight_groups(I) : 4;
   const void *scales = w.scales == nullptr ? nullptr : static_cast<const uint8_t *>(w.scales) + first * scale_bytes;
@@ -85,24 +88,37 @@ inline float bf16_value(uint16_t h) {
 
 // One of 32 weights of a BF16C row, without the row's scale.
 inline uint16_t packed_bf16(const uint8_t *bytes, const uint8_t *codes, int64_t column) {
-  const int64_t p = column / 8 * 4 + column % 4 + (column / 4 % 2) * 16;
-  const uint32_t byte = bytes[p], code = codes[p % 16] >> (p < 16 ? 0 : 4) & 15u;
-  return static_cast<uint16_t>((byte & 0x80u) << 8 | (code == 0 ? 0 : (112 + code) << 7) | (byte & 0x7fu));
+  const int64_t p = column / 16 * 8 + column % 4 * 2 + column / 8 % 2 + column / 4 % 2 * 16;
+  const uint32_t code = codes[p % 16] >> (p < 16 ? 0 : 4) & 15u, pair = code & 7u;
+  return static_cast<uint16_t>((code & 8u) << 12 | (pair == 0 ? 0 : (56 + pair) << 8) | bytes[p]);
 }
 
-// The listed weights of a BF16C row.
-struct PackedTail {
-  const uint8_t *entries;
-  uint32_t count;
+// A row of BF16C: its units, kPackedRows * kPackedUnitBytes apart, and what follows them.
+struct PackedRow {
+  const uint8_t *units, *tail;
 
-  PackedTail(const uint8_t *row, int64_t I) : entries(row + packed_units(I) * kPackedUnitBytes + 4) { std::memcpy(&count, entries - 4, 4); }
-  uint16_t half(uint32_t i, int which) const {
-    uint16_t h;
-    std::memcpy(&h, entries + 4 * i + 2 * which, 2);
-    return h;
+  PackedRow(const Weight &w, int64_t o, int64_t I) {
+    const int64_t r = o % kPackedRows, bytes = packed_units(I) * kPackedUnitBytes;
+    const uint8_t *const four = static_cast<const uint8_t *>(w.data) + (o - r) * w.row_stride;
+    units = four + r * kPackedUnitBytes, tail = four + kPackedRows * bytes + r * (w.row_stride - bytes);
+  }
+  const uint8_t *unit(int64_t column) const { return units + column / kPackedUnit * (kPackedRows * kPackedUnitBytes); }
+
+  // The listed weights.
+  uint32_t count() const {
+    uint32_t n;
+    std::memcpy(&n, tail, 4);
+    return n;
   }
   int64_t column(uint32_t i) const { return half(i, 0); }
   float value(uint32_t i) const { return bf16_value(half(i, 1)); }
+
+private:
+  uint16_t half(uint32_t i, int which) const {
+    uint16_t h;
+    std::memcpy(&h, tail + 4 + 4 * i + 2 * which, 2);
+    return h;
+  }
 };
 
 // float16 to float, exact.
@@ -132,13 +148,12 @@ inline void weight_row(const Weight &w, int64_t o, int64_t I, float *out) {
     }
   } else if (w.format == PANGU_BF16C) {
     const float scale = static_cast<const float *>(w.scales)[o];
+    const PackedRow packed(w, o, I);
     for (int64_t i = 0; i < I; ++i) {
-      const uint8_t *const unit = row + i / kPackedUnit * kPackedUnitBytes;
       const int64_t first = i % kPackedUnit / 32 * 32;
-      out[i] = bf16_value(packed_bf16(unit + first, unit + kPackedUnit + first / 2, i % 32)) * scale;
+      out[i] = bf16_value(packed_bf16(packed.unit(i) + first, packed.unit(i) + kPackedUnit + first / 2, i % 32)) * scale;
     }
-    const PackedTail tail(row, I);
-    for (uint32_t i = 0; i < tail.count; ++i) out[tail.column(i)] = tail.value(i);
+    for (uint32_t i = 0; i < packed.count(); ++i) out[packed.column(i)] = packed.value(i);
   } else if (w.format == PANGU_Q8I) {
     const uint8_t *const eight = static_cast<const uint8_t *>(w.data) + o / kEightRows * kEightRows * w.row_stride + o % kEightRows * 4;
     const float scale = static_cast<const float *>(w.scales)[o];

@@ -30,6 +30,12 @@ struct Format {
 const Format kFormats[] = {{PANGU_F32, "f32"}, {PANGU_BF16, "bf16"}, {PANGU_Q8, "q8"}, {PANGU_Q4, "q4"}, {PANGU_W8A8, "w8a8"},
                            {PANGU_BF16C, "bf16c"}, {PANGU_Q8I, "q8i"}};
 
+// So many rows of `O` or a few more that the format can hold them.
+int64_t whole_rows(int32_t format, int64_t O) {
+  const int64_t together = format == PANGU_Q8I ? pangu::kEightRows : format == PANGU_BF16C ? pangu::kPackedRows : 1;
+  return (O + together - 1) / together * together;
+}
+
 struct Matrix {
   std::vector<uint8_t> bytes;
   std::vector<float> values; // [O, I], dequantised
@@ -54,9 +60,9 @@ struct Matrix {
       for (int64_t i = 0; i < data; ++i) bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(random_bits());
       for (int64_t g = 0; g < O * groups; ++g) put(at + 2 * g, static_cast<uint16_t>((random_bits() & 0x83ff) | 0x2c00));
     }
-    if (format == PANGU_BF16C)
-      for (int64_t o = 0; o < O; ++o) put_packed_row(o * stride, I), put(at + 4 * o, std::ldexp(1.0f, static_cast<int>(random_bits() % 9) - 4));
     w = pangu::weight_view(bytes.data(), format, O, I);
+    if (format == PANGU_BF16C)
+      for (int64_t o = 0; o < O; ++o) put_packed_row(o, I), put(at + 4 * o, std::ldexp(1.0f, static_cast<int>(random_bits() % 9) - 4));
     values.resize(static_cast<size_t>(O * I));
     for (int64_t o = 0; o < O; ++o) pangu::weight_row(w, o, I, values.data() + o * I);
   }
@@ -64,22 +70,23 @@ struct Matrix {
     return format == PANGU_Q8I ? o / 8 * 8 * stride + i / 4 * 32 + o % 8 * 4 + i % 4 : o * stride + i;
   }
   // Random weights, and up to as many listed ones as fit; what they replace is zero, and so is what lies behind the last column.
-  void put_packed_row(int64_t at, int64_t I) {
-    const int64_t units = pangu::packed_units(I), tail = at + units * pangu::kPackedUnitBytes;
-    for (int64_t i = 0; i < I; ++i) put_packed(at, i, random_bits());
+  void put_packed_row(int64_t o, int64_t I) {
+    const pangu::PackedRow row(w, o, I);
+    for (int64_t i = 0; i < I; ++i) put_packed(row, i, random_bits());
+    const int64_t tail = row.tail - bytes.data();
     uint32_t count = 0;
-    for (int64_t i = random_bits() % 100; i < I && count < units; i += 1 + random_bits() % 200, ++count) {
-      put_packed(at, i, 0);
+    for (int64_t i = random_bits() % 100; i < I && count < pangu::packed_units(I); i += 1 + random_bits() % 200, ++count) {
+      put_packed(row, i, 0);
       put(tail + 4 + 4 * count, static_cast<uint16_t>(i));
       put(tail + 6 + 4 * count, static_cast<uint16_t>((random_bits() & 0x80ff) | 0x3500));
     }
     put(tail, count);
   }
-  void put_packed(int64_t at, int64_t column, uint32_t bits) { // 8 bits of sign and fraction, 4 of code: 0 is zero
-    const int64_t c = column % 32, p = c / 8 * 4 + c % 4 + (c / 4 % 2) * 16, unit = at + column / 128 * pangu::kPackedUnitBytes;
-    const int64_t first = column % 128 / 32 * 32;
+  void put_packed(const pangu::PackedRow &row, int64_t column, uint32_t bits) { // the lower byte, and 4 bits of code: 0 and 8 are zero
+    const int64_t c = column % 32, p = c / 16 * 8 + c % 4 * 2 + c / 8 % 2 + c / 4 % 2 * 16, first = column % 128 / 32 * 32;
+    const int64_t unit = row.unit(column) - bytes.data();
     const uint32_t code = bits >> 8 & 15u;
-    bytes[static_cast<size_t>(unit + first + p)] = static_cast<uint8_t>(code == 0 ? 0 : bits);
+    bytes[static_cast<size_t>(unit + first + p)] = static_cast<uint8_t>(code % 8 == 0 ? 0 : bits);
     uint8_t &codes = bytes[static_cast<size_t>(unit + 128 + first / 2 + p % 16)];
     codes = static_cast<uint8_t>(p < 16 ? (codes & 0xf0u) | code : (codes & 0x0fu) | code << 4);
   }
@@ -179,7 +186,7 @@ void check_transposed(const Format &f, const Matrix &m, int64_t T, int64_t O, in
 
 // NaN and infinity in x must show in every element of that token, and in no other token.
 void check_nan(const Format &f) {
-  const int64_t T = 3, O = f.code == PANGU_Q8I ? 8 : 5, I = 70;
+  const int64_t T = 3, O = whole_rows(f.code, 5), I = 70;
   const Matrix m(f.code, O, I);
   for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     std::vector<float> x = random_floats(T * I);
@@ -245,7 +252,7 @@ int main(int argc, char **) {
   for (const Format &f : kFormats) {
     for (const auto &shape : shapes)
       for (int64_t T : {1, 2, 3, 4, 5, 6, 7, 8, 9, 64, 65}) {
-        const int64_t O = f.code == PANGU_Q8I ? (shape[0] + 7) / 8 * 8 : shape[0], I = shape[1];
+        const int64_t O = whole_rows(f.code, shape[0]), I = shape[1];
         if ((quick && T > 9) || (T > 9 && O * I > 40000)) continue;
         const Matrix m(f.code, O, I);
         const std::vector<float> x = random_floats(T * I), y = whole(nullptr, m, T, O, I, x.data());
