@@ -4,8 +4,8 @@
         [--activations bf16]
 
 Sizes: small has hidden 64 to 192, 1 to 7 heads and 5 to 16 experts; tiny has hidden 9 to 40, 1 to 5 heads and 3 to 9 experts.
-With int8 the CPU artifact is that of `--weights w8a16`, whose weights are the same and whose activations have 16 bits, not 24; with w8a16
-too. With w8a8, and int8 with `--activations bf16`, it is that of w8a8, which has the same integers as well.
+With int8 the CPU artifact is that of `--weights w8a16`: the same weights, but activations of 16 bits, not 24. With w8a16 it has the
+same formats; with w8a8, and int8 with `--activations bf16`, that of w8a8 has the same integers as well.
 One line a checkpoint: the largest |logit difference| in percent of the largest |logit|, how often the top token is the same, and on
 how many rows of the prompt the difference is within the limit: of the Ascend artifact against the CPU's; of either against torch
 in float64; and of "bf16 alone" against float64: the optimised graph in float64 arithmetic, with nothing but its

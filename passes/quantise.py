@@ -30,7 +30,7 @@ MATRICES: dict[str, tuple[str, ...]] = {
 }
 DECIDING: dict[str, tuple[str, ...]] = {"moe_gate": ("router",), "index_prologue": ("wq_b", "wk", "weights_proj")}
 
-# With w8a24, w8a16 and w8a8, which is what int8 is on Ascend: operands that keep more than eight bits, beside products that make logits.
+# With the formats of int8 on Ascend: operands that keep more than eight bits, beside products that make logits.
 KEPT = {"kv_b": DType.bf16, "w": DType.bf16, "router": DType.f32}
 KEEPING = ("w8a24", "w8a16", "w8a8")
 

@@ -25,10 +25,10 @@ class IRError(Exception):
 class DType(Enum):
     """Element types; the value is the name in the text form.
 
-    bf16c, q8, q8i, q4, w8a8 and w8a24 are formats of weights alone: bf16c is bf16 in 12 bits without loss, q8 is int8 with one float32
-    scale a row, q8i the same in another order (eight rows together), q4 is 4 bits with one float16 scale for every group of 32
-    along a row. Whoever reads such a weight computes in its own operands' dtype. w8a8 and w8a24 lie in memory as q8 does; their
-    readers round each row of their activations to integers of 8 or 24 bits with one scale, too.
+    bf16c, q8, q8i, q4, w8a8 and w8a24 are formats of weights alone: bf16c is bf16 in 12 bits without loss, q8 is int8 with one
+    float32 scale a row, q8i the same in another order (eight rows together), q4 is 4 bits with one float16 scale for every group
+    of 32 along a row. Whoever reads such a weight computes in its own operands' dtype. w8a8 and w8a24 lie in memory as q8 does;
+    their readers round each row of their activations to integers of 8 or 24 bits with one scale, too.
     """
 
     f32 = "f32"

@@ -181,7 +181,8 @@ PRODUCT = {
     "product_groups_bf16": dict(depth=600, columns=23, groups=3),
 }
 QUANTISE = {"quantise_96": dict(channels=96), "quantise_39": dict(channels=39), "quantise_9216": dict(channels=9216)}
-QUANTISE |= {f"digits_{d}_{n}": dict(channels=n, digits=d) for d, n in ((2, 39), (2, 300), (3, 1), (3, 39), (3, 96), (3, 300), (3, 9216))}
+QUANTISE |= {f"digits_2_{n}": dict(channels=n, digits=2) for n in (39, 300)}
+QUANTISE |= {f"digits_3_{n}": dict(channels=n, digits=3) for n in (1, 39, 96, 300, 9216)}
 DEQUANTISE = {
     "dequantise_39": dict(columns=39),
     "dequantise_5000": dict(columns=5000),
