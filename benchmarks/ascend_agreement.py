@@ -4,13 +4,14 @@
         [--activations bf16]
 
 Sizes: small has hidden 64 to 192, 1 to 7 heads and 5 to 16 experts; tiny has hidden 9 to 40, 1 to 5 heads and 3 to 9 experts.
-With int8 the CPU artifact is that of `--weights w8a16`, or of w8a8 with `--activations bf16`, which has the same formats, with
-`--weights w8a8` that of w8a8, which has the same integers as well.
+With int8 the CPU artifact is that of `--weights w8a16`: the same weights, but activations of 16 bits, not 24. With w8a16 it has the
+same formats; with w8a8, and int8 with `--activations bf16`, that of w8a8 has the same integers as well.
 One line a checkpoint: the largest |logit difference| in percent of the largest |logit|, how often the top token is the same, and on
 how many rows of the prompt the difference is within the limit: of the Ascend artifact against the CPU's; of either against torch
-in float64; and of "bf16 alone" against float64: the optimised graph in float64 arithmetic, with nothing but its
-operators' results rounded to bf16 where the device stores them so. Where a router's or an indexer's scores nearly tie, any such
-rounding may choose otherwise, and these rows tell nothing of kernels.
+in float64; of either against "stored", the optimised graph in float64 arithmetic with the weights as they are stored, which leaves
+only how activations are rounded; and of "bf16 alone" against float64: the same with the weights as they were given, and its
+operators' results rounded to bf16 where the device would store them so. Where a router's or an indexer's scores nearly tie, any
+such rounding may choose otherwise, and these rows tell nothing of kernels.
 Then the same for the first 1 to 70 of these tokens, a length that the seed draws: the longer a prompt, the more near ties it has.
 Then whether greedy tokens agree with the CPU's, and with and without drafts. Everything of the Ascend artifact is simulated.
 """
@@ -37,20 +38,22 @@ from pangu_compile.driver.emit import Job, emit
 from pangu_compile.driver.execute import open_model
 from pangu_compile.driver.optimise import optimise, traced_model
 from pangu_compile.driver.options import make_options
+from pangu_compile.driver.packing import pack, unpack
 from pangu_compile.driver.progress import Silent
 from pangu_compile.driver.targets.ascend import STEPS, Request, write_artifact
 from pangu_compile.driver.toolchain import find_compiler
-from pangu_compile.ir import Graph, Module, Value, evaluate_dim, opdef
+from pangu_compile.ir import DType, Graph, Module, Value, evaluate_dim, opdef
 from pangu_compile.models.loading import load_reference
 from pangu_compile.models.random_checkpoint import SMALL, TINY, random_config, write_random_checkpoint
 from pangu_compile.plan import PlanOptions, make_plan
-from pangu_compile.plan.plan import _weights
+from pangu_compile.plan.plan import PlannedWeight, _weights
 
 CONTEXT = 256
 WIDE_RESULTS = {"new_post", "new_res", "new_x", "weight", "iw"}  # float32 on the device
 WIDE_OPERATORS = {"rotary_table", "attention_output", "dense_ffn", "broadcast"}
 SIZES = {"small": SMALL, "tiny": TINY}
 LIMIT, SAME = 0.02, 0.98
+CPU_FORMATS = {"w8a24": "w8a16"}  # where a CPU has not what Ascend has: the same weights
 Agreement = tuple[float, float, int]
 
 
@@ -68,12 +71,19 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return from_bf16(to_bf16(values.astype(np.float32))).astype(np.float64)
 
 
-class Bf16Alone:
-    """The program `step` in float64, its operators' results rounded to bf16 where the device stores them so."""
+def stored(weight: PlannedWeight, values: np.ndarray) -> np.ndarray:
+    """A weight's values after packing."""
+    layout = DType(weight.dtype).layout
+    return unpack(layout, pack(layout, values), values.shape).reshape(values.shape) if layout != "f32" else values
 
-    def __init__(self, module: Module, read: Any):
-        self.module = module
-        self.weights = {w.name: w.compute(read).astype(np.float64) for w in _weights(module)}
+
+class InFloat64:
+    """The program `step` in float64. bf16: operators' results are rounded where the device stores bf16; else weights are packed."""
+
+    def __init__(self, module: Module, read: Any, bf16: bool):
+        self.module, self.bf16 = module, bf16
+        values = {w.name: (w, w.compute(read)) for w in _weights(module)}
+        self.weights = {n: (v if bf16 else stored(w, v)).astype(np.float64) for n, (w, v) in values.items()}
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         program, arrays = self.module.programs["step"], []
@@ -99,7 +109,7 @@ class Bf16Alone:
                 names = node.attrs.get("results") or [""] * len(results)
                 for i, (name, value) in enumerate(zip(names, node.outputs, strict=True)):
                     wide = name in WIDE_RESULTS or node.op in WIDE_OPERATORS or value in exact
-                    if results[i].dtype.kind == "f" and not wide:
+                    if self.bf16 and results[i].dtype.kind == "f" and not wide:
                         whole[value] = results[i]
                         results[i] = rounded(results[i])
             held.update(zip(node.outputs, results, strict=True))
@@ -120,7 +130,8 @@ def build_both(checkpoint: Path, folder: Path, weights: str, activations: str, t
     config = load_config(opened)
     common: dict[str, Any] = {"jobs": 1, "opt_level": 1, "activations": activations}
     options = {target: make_options(target=target, weights=weights, **common)}
-    options["cpu"] = make_options(weights=options[target].stored_weights, **common)
+    stored = options[target].stored_weights
+    options["cpu"] = make_options(weights=CPU_FORMATS.get(stored, stored), **common)
     read = canonical_reader(opened, config)
     module = traced_model(config, options[target], Silent(), steps=STEPS)
     optimise(module, options[target], Silent())
@@ -144,7 +155,8 @@ def check(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any
     length = int(rng.integers(1, options.tokens + 1))
     with torch.no_grad():
         want = load_reference(checkpoint, dtype=torch.float64)(torch.tensor([prompt]))[0].numpy()
-    logits, found = {"bf16": Bf16Alone(module, read).logits(prompt)}, {}
+    logits, found = {"bf16": InFloat64(module, read, True).logits(prompt)}, {}
+    packed = InFloat64(module, read, False).logits(prompt)
     for name, simulate in (("cpu", False), ("npu", True)):
         _, model = open_model(folder / f"{name}.pangu", 1, simulate)
         with model:
@@ -153,6 +165,7 @@ def check(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any
             found[name] = generated(model, prompt[:length], options.generate)
     whole, drawn = compare(logits["npu"], logits["cpu"]), compare(logits["npu"][:length], logits["cpu"][:length])
     exact = {f"{name}_float64": compare(values, want) for name, values in logits.items()}
+    exact |= {f"{name}_stored": compare(logits[name], packed) for name in ("npu", "cpu")}
     alone = compare(logits["bf16"][:length], want[:length])  # of a row, whatever follows it: attention is causal
     return {
         "seed": seed, "npu_cpu": whole, **exact, "within": within(whole), "length": length, "drawn_npu_cpu": drawn,
@@ -164,11 +177,12 @@ def check(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any
 
 def line(r: dict[str, Any], seconds: float) -> str:
     def share(found: Agreement) -> str:
-        return f"{found[0]:.2%}/{found[1]:.1%}/{found[2]}"
+        return f"{found[0]:.3%}/{found[1]:.1%}/{found[2]}"
 
     words = "ok  " if r["within"] else "OVER"
     parts = [f"npu-cpu {share(r['npu_cpu'])}  against float64:"]
     parts += [f"{label} {share(r[f'{name}_float64'])}" for label, name in (("npu", "npu"), ("cpu", "cpu"), ("bf16 alone", "bf16"))]
+    parts.append(f" stored: npu {share(r['npu_stored'])} cpu {share(r['cpu_stored'])}")
     parts.append(f" {r['length']} tokens {'ok' if r['drawn_within'] else 'OVER'} {share(r['drawn_npu_cpu'])}")
     parts.append(f" greedy {'same' if r['greedy_as_cpu'] else 'differs'}")
     parts.append(f" drafts {'same' if r['drafts_change_nothing'] else 'DIFFER'}  {seconds:.0f} s")
@@ -180,7 +194,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="tiny", choices=tuple(SIZES))
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--weights", default="bf16", choices=("bf16", "int8", "w8a8"))
+    parser.add_argument("--weights", default="bf16", choices=("bf16", "int8", "w8a16", "w8a8"))
     parser.add_argument("--activations", default="float32", choices=("float32", "bf16"))
     parser.add_argument("--target", default="ascend910b")
     parser.add_argument("--tokens", type=int, default=70)

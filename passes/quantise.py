@@ -1,4 +1,4 @@
-"""Weights to bf16, int8, int4, w8a16 or w8a8: retypes the matrices that fused operators read and nothing else reads.
+"""Weights to bf16, int8, int4, w8a24, w8a16 or w8a8: retypes the matrices that fused operators read and nothing else reads.
 
 Values stay what they are; only their storage changes, so this is a change of types through programs, calls and functions.
 A weight keeps its type where anything but a matrix operand reads it (an embedding, a norm), where it is a result or
@@ -30,14 +30,16 @@ MATRICES: dict[str, tuple[str, ...]] = {
 }
 DECIDING: dict[str, tuple[str, ...]] = {"moe_gate": ("router",), "index_prologue": ("wq_b", "wk", "weights_proj")}
 
-# With w8a16 and w8a8, which is what int8 is on Ascend: operands that keep more than eight bits, beside products that make logits.
+# With the formats of int8 on Ascend: operands that keep more than eight bits, beside products that make logits.
 KEPT = {"kv_b": DType.bf16, "w": DType.bf16, "router": DType.f32}
-KEEPING = ("w8a16", "w8a8")
+KEEPING = ("w8a24", "w8a16", "w8a8")
 
-# w8a16 is int8 in the matrices that w8a8 has, and row by row as there.
-FORMATS = {"bf16": DType.bf16, "int8": DType.q8i, "int4": DType.q4, "w8a16": DType.q8, "w8a8": DType.w8a8}
+# w8a16 is int8 in the matrices that w8a8 and w8a24 have, and row by row as there.
+FORMATS = {
+    "bf16": DType.bf16, "int8": DType.q8i, "int4": DType.q4, "w8a24": DType.w8a24, "w8a16": DType.q8, "w8a8": DType.w8a8,
+}  # fmt: skip
 # From the widest to the narrowest; a weight with several readers takes the widest that one of them asks for.
-_ORDER = (DType.f32, DType.bf16, DType.bf16c, DType.q8, DType.q8i, DType.w8a8, DType.q4)
+_ORDER = (DType.f32, DType.bf16, DType.bf16c, DType.w8a24, DType.q8, DType.q8i, DType.w8a8, DType.q4)
 COLUMNS = 1 << 16  # of a row in which bf16c can list weights
 PLAIN = {DType.bf16c: DType.bf16, DType.q8i: DType.q8}  # the same numbers row by row
 
@@ -127,7 +129,7 @@ def quantise_weights(module: Module, weight_format: str, compresses: Compresses 
     """Retype, in place, the weights whose readers allow it.
 
     Args:
-        weight_format: f32 (nothing changes), bf16, int8, int4, w8a16 or w8a8.
+        weight_format: f32 (nothing changes), bf16, int8, int4, w8a24, w8a16 or w8a8.
         compresses: can bf16c hold the weight of that name? Where it can, that is how bf16 is stored. None: nowhere.
     Returns:
         The new dtype of every weight that changed, by name.

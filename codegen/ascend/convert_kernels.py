@@ -35,7 +35,7 @@ def convert(chip: Platform, name: str, *, channels: int, x_type: str, y_type: st
 
 
 def quantise(chip: Platform, name: str, *, channels: int, digits: int = 1) -> Kernel:
-    """x[T, C] f32 -> y[T, digits C] int8 (high digits first), scale[T] f32 = max|x| / 127, or / 32639 of two digits.
+    """x[T, C] f32 -> y[T, digits C] int8 (the highest digits first), scale[T] f32 = max|x| / 127, / 32639, or / 8355584.
 
     The vendor's operator takes no float32.
     """
@@ -71,7 +71,7 @@ def quantise(chip: Platform, name: str, *, channels: int, digits: int = 1) -> Ke
 def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0, digits: int = 1) -> Kernel:
     """y[T, N] f32 = x[T, N] i32 * row_scale[T] * scale[N]; with `groups`, rows up to ends[g] have scale[g, N].
 
-    Two digits: x[T, 2, N], and 256 * x[T, 0] + x[T, 1] is what is scaled.
+    Several digits: x[T, digits, N], and the sum of x[T, i] * 256^(digits - 1 - i) is what is scaled.
     """
     width = min(columns, 2048)
     pitch = align(width, 8)
@@ -81,7 +81,7 @@ def dequantise(chip: Platform, name: str, *, columns: int, groups: int = 0, digi
         Buffer("scale", fixed=pitch * F32, depth=2),
         Buffer("factor", F32, fixed=7 * F32, depth=2),
         Buffer("spread", 8 * F32, fixed=7 * 8 * F32),
-        *((Buffer("low", pitch * F32),) if digits == 2 else ()),
+        *((Buffer("lower", pitch * F32),) if digits > 1 else ()),
     ]
     arguments = (
         Argument("x", "int32_t", f"tokens, {digits * columns}"),

@@ -17,7 +17,7 @@ from .kernels import KernelWriter
 
 HERE = Path(__file__).parent
 DTYPE_CODES = {"f32": "PANGU_F32", "f64": "PANGU_F64", "i64": "PANGU_I64", "bool": "PANGU_BOOL", "bf16": "PANGU_BF16",
-               "i32": "PANGU_I32", "q8": "PANGU_Q8", "q4": "PANGU_Q4", "w8a8": "PANGU_W8A8",
+               "i32": "PANGU_I32", "q8": "PANGU_Q8", "q4": "PANGU_Q4", "w8a8": "PANGU_W8A8", "w8a24": "PANGU_Q8",
                "bf16c": "PANGU_BF16C", "q8i": "PANGU_Q8I"}  # fmt: skip
 KERNEL_HEADERS = tuple(sorted(path.name for path in (HERE / "kernels").glob("*.h")))
 

@@ -15,7 +15,7 @@ from ..dims import c_dim
 CTYPES = {
     DType.f32: "float", DType.f64: "double", DType.i64: "int64_t", DType.i32: "int32_t", DType.bool_: "bool",
     DType.bf16: "uint16_t", DType.q8: "uint8_t", DType.q4: "uint8_t", DType.w8a8: "uint8_t",
-    DType.bf16c: "uint8_t", DType.q8i: "uint8_t",
+    DType.w8a24: "uint8_t", DType.bf16c: "uint8_t", DType.q8i: "uint8_t",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from .expr import c_constant
 WEIGHT_CODES = {
     DType.f32: "PANGU_F32", DType.bf16: "PANGU_BF16", DType.q8: "PANGU_Q8", DType.q4: "PANGU_Q4", DType.w8a8: "PANGU_W8A8",
     DType.bf16c: "PANGU_BF16C", DType.q8i: "PANGU_Q8I",
+    DType.w8a24: "PANGU_Q8",  # a format of Ascend; the nearest here
 }  # fmt: skip
 Fields = dict[str, str]
 

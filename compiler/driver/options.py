@@ -55,8 +55,8 @@ class BuildOptions:
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
         if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8", "w8a16", "w8a8"):
             raise UserError(
-                f"weights {self.weights!r} is not available for {self.target} in this version; use bf16, int8 (which is w8a16, or"
-                " w8a8 where activations are bf16) or w8a8"
+                f"weights {self.weights!r} is not available for {self.target} in this version; use bf16, int8, or int8 with"
+                " activations of fewer bits, w8a16 or w8a8"
             )
         if self.target in ASCEND_TARGETS and self.weights == "w8a16" and self.activations == "bf16":
             raise UserError("weights 'w8a16' needs activations float32; with bf16 use w8a8")
@@ -73,9 +73,9 @@ class BuildOptions:
 
     @property
     def stored_weights(self) -> str:
-        """The format of `passes.quantise`: int8 on Ascend is w8a16, or w8a8 where activations are bf16."""
+        """The format of `passes.quantise`: int8 on Ascend says how its activations are rounded, to 24 bits or, of bf16, to 8."""
         if self.weights == "int8" and self.target in ASCEND_TARGETS:
-            return "w8a16" if self.activations == "float32" else "w8a8"
+            return "w8a24" if self.activations == "float32" else "w8a8"
         return self.weights
 
     def context(self, max_position_embeddings: int) -> int:

@@ -25,10 +25,10 @@ class IRError(Exception):
 class DType(Enum):
     """Element types; the value is the name in the text form.
 
-    bf16c, q8, q8i, q4 and w8a8 are formats of weights alone: bf16c is bf16 in 12 bits without loss (four rows together), q8 is int8
-    with one float32 scale a row, q8i the same in another order (eight rows together), q4 is 4 bits with one float16 scale for every
-    group of 32 along a row. Whoever reads such a weight computes in its own operands' dtype. w8a8 lies in memory as q8 does; its
-    readers round each row of their activations to int8 with one scale, too.
+    bf16c, q8, q8i, q4, w8a8 and w8a24 are formats of weights alone: bf16c is bf16 in 12 bits without loss (four rows together), q8
+    is int8 with one float32 scale a row, q8i the same in another order (eight rows together), q4 is 4 bits with one float16 scale
+    for every group of 32 along a row. Whoever reads such a weight computes in its own operands' dtype. w8a8 and w8a24 lie in memory
+    as q8 does; their readers round each row of their activations to integers of 8 or 24 bits with one scale, too.
     """
 
     f32 = "f32"
@@ -40,6 +40,7 @@ class DType(Enum):
     q8 = "q8"
     q4 = "q4"
     w8a8 = "w8a8"
+    w8a24 = "w8a24"
     bf16c = "bf16c"
     q8i = "q8i"
 
@@ -61,12 +62,12 @@ class DType(Enum):
 
     @property
     def is_quantised(self) -> bool:
-        return self in (DType.q8, DType.q8i, DType.q4, DType.w8a8)
+        return self in (DType.q8, DType.q8i, DType.q4, DType.w8a8, DType.w8a24)
 
     @property
     def layout(self) -> str:
         """The format whose bytes these are."""
-        return "q8" if self is DType.w8a8 else self.value
+        return "q8" if self in (DType.w8a8, DType.w8a24) else self.value
 
     @property
     def rows_together(self) -> int:
@@ -89,7 +90,8 @@ SCALES_ALIGN = 64  # where the scales of a packed tensor begin, behind its rows
 PACKED_UNIT, PACKED_UNIT_BYTES = 128, 192  # columns of bf16c that lie together; a row may list as many more as it has units
 
 _NUMPY = {"f32": "float32", "f64": "float64", "i64": "int64", "i32": "int32", "bool": "bool", "bf16": "float32",
-          "q8": "float32", "q4": "float32", "w8a8": "float32", "bf16c": "float32", "q8i": "float32"}  # fmt: skip
+          "q8": "float32", "q4": "float32", "w8a8": "float32", "w8a24": "float32", "bf16c": "float32",
+          "q8i": "float32"}  # fmt: skip
 _NBYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
 
 

@@ -10,7 +10,7 @@ from pangu_compile.ir import DType, IRError
 TO_ONNX: dict[DType, int] = {
     DType.f32: TensorProto.FLOAT, DType.f64: TensorProto.DOUBLE, DType.i64: TensorProto.INT64, DType.i32: TensorProto.INT32,
     DType.bool_: TensorProto.BOOL, DType.bf16: TensorProto.BFLOAT16, DType.q8: TensorProto.FLOAT, DType.q4: TensorProto.FLOAT,
-    DType.w8a8: TensorProto.FLOAT, DType.bf16c: TensorProto.FLOAT, DType.q8i: TensorProto.FLOAT,
+    DType.w8a8: TensorProto.FLOAT, DType.w8a24: TensorProto.FLOAT, DType.bf16c: TensorProto.FLOAT, DType.q8i: TensorProto.FLOAT,
 }  # fmt: skip
 FROM_ONNX: dict[int, DType] = {
     TensorProto.FLOAT: DType.f32, TensorProto.DOUBLE: DType.f64, TensorProto.INT64: DType.i64, TensorProto.INT32: DType.i32,

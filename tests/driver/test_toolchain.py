@@ -30,6 +30,13 @@ def test_options_are_checked() -> None:
             make_options(**options)
 
 
+def test_int8_on_ascend_says_how_activations_are_rounded() -> None:
+    formats = {("int8", "float32"): "w8a24", ("w8a16", "float32"): "w8a16", ("w8a8", "float32"): "w8a8", ("int8", "bf16"): "w8a8"}
+    for (weights, activations), stored in formats.items():
+        assert make_options(target="ascend910b", weights=weights, activations=activations).stored_weights == stored
+    assert make_options(weights="int8").stored_weights == "int8"
+
+
 def test_context_default_and_limit() -> None:
     assert BuildOptions().context(524288) == 4096
     assert BuildOptions().context(1024) == 1024

@@ -104,7 +104,7 @@ def test_rows_that_make_no_eights_or_fours_lie_one_by_one() -> None:
         assert quantise_weights(wide, "bf16", lambda name: True)["h"] is stored
 
 
-@pytest.mark.parametrize(("weight_format", "stored"), [("w8a8", "w8a8"), ("w8a16", "q8")])
+@pytest.mark.parametrize(("weight_format", "stored"), [("w8a8", "w8a8"), ("w8a16", "q8"), ("w8a24", "w8a24")])
 def test_formats_of_ascend_keep_what_ascend_keeps(weight_format: str, stored: str) -> None:
     """kv_b, the products of a program's results and of the indexer are bf16, a router float32."""
     assert run(module_of(DENSE, weights="kv_b o"), weight_format) == {"kv_b": "bf16", "o": stored}

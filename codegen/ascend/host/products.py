@@ -1,7 +1,7 @@
 """Products with weights: bf16, by the vendor or in float32 by our own kernel, or int8 by rows that are quantised token by token.
 
-A quantised row has one digit or two: n int8 for n values, or their high and then their low digits, 2n int8. The vendor's product
-sees digits as rows of their own, so that it reads the weights once; `dequantise` joins the sums.
+A quantised row has one to three digits: n int8 for n values, or two or three times as many, all highest digits first. The vendor's
+product sees digits as rows of their own, so that it reads the weights once; `dequantise` joins the sums.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ LARGEST_SUM = 2**31 - 1
 def digits(body: Body, weight: Value) -> int:
     """Of int8 rows that a product with that weight reads; 0: it reads floats.
 
-    IRError where the vendor would have to scale sums of two digits, which it does not join.
+    IRError where the vendor would have to scale sums of several digits, which it does not join.
     """
     count = DIGITS.get(body.weight(weight).ir_dtype, 0)
-    if count == 2 and not body.lowering.wide:
-        raise IRError("ascend: int8 weights that take activations of 16 bits need float32 activations")
+    if count > 1 and not body.lowering.wide:
+        raise IRError(f"ascend: int8 weights that take activations of {8 * count} bits need float32 activations")
     return count
 
 
@@ -116,7 +116,7 @@ def project(body: Body, x: View, weights: tuple[Value, ...], out: View, rows: Ro
 def int8_depth(weight: Value, count: int) -> int:
     """Of a product with int8 weights [.., O, I]. IRError where int32 might not hold its sums."""
     depth = int(weight.type.shape[-1])
-    if depth * 127 * (128 if count == 2 else 127) > LARGEST_SUM:
+    if depth * 127 * (128 if count > 1 else 127) > LARGEST_SUM:
         raise IRError(f"ascend: %{weight.name}: sums of {depth} int8 products do not fit int32")
     return depth
 

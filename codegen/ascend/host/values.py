@@ -21,7 +21,7 @@ STORED_TYPES = {"taps": "f32", "int8": "int8", "int8 joined": "int8"}
 SCALES_ALIGN = 64
 FLOATS = ("bf16", "f32", "split")
 BYTES = {"bf16": 2, "f32": 4, "split": 4, "i32": 4, "i64": 8, "int8": 1}
-DIGITS = {"w8a8": 1, "q8": 2}  # of int8 in which rows are stored that a product with weights of that format reads
+DIGITS = {"w8a8": 1, "q8": 2, "w8a24": 3}  # of int8 in which rows are stored that a product with weights of that format reads
 C_TYPES = {"bf16": "bfloat16_t", "f32": "float", "split": "split", "i32": "int32_t", "int8": "int8_t"}  # of kernels' arguments
 
 

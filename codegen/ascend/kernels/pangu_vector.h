@@ -310,7 +310,7 @@ __aicore__ inline void rms_rows(const LocalTensor<float>& x, const LocalTensor<f
     per_column<MulOp>(x, x, gamma, rows, kCols, kPitch);
 }
 
-// Rows of q are kCols rounded up to 32 apart; two digits are two tiles, the high ones first. Rows of halves are kPitch apart.
+// Rows of q are kCols rounded up to 32 apart; each digit is a tile, the highest first. Rows of halves are kPitch apart.
 template <uint32_t kCols>
 struct Bytes {
     static constexpr uint32_t kPitch = (kCols + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
@@ -325,15 +325,17 @@ __aicore__ inline void narrow_rows(const LocalTensor<int8_t>& q, const LocalTens
     }
 }
 
-// Symmetric integers with one scale per row: scale = max|x| / peak, q = rint(x / scale). One digit: peak 127, q is int8. Two
-// digits: peak 127 * 257, q = 256 * high + low with high within +-127 and low from -128 to 127. x becomes something else; `work`
-// is for reduce_rows. A row of zeros has scale 0 and zeros.
+// Symmetric integers with one scale per row: scale = max|x| / peak, q = rint(x / scale) = the sum of its kDigits int8 digits times
+// powers of 256, the highest digit within +-127, the others from -128 to 127. x becomes something else; `work` is for reduce_rows.
+// A row of zeros has scale 0 and zeros.
 template <uint32_t kDigits, uint32_t kCols, uint32_t kPitch, uint32_t kRows>
 __aicore__ inline void quantise_rows(const LocalTensor<int8_t>& q, const LocalTensor<float>& scale, const LocalTensor<float>& x,
                                      const LocalTensor<float>& magnitude, const LocalTensor<float>& work,
                                      RowFactors<kRows>& factors, uint32_t rows) {
-    static_assert(kDigits == 1 || kDigits == 2, "one or two digits");
-    constexpr float peak = kDigits == 2 ? 127.0f * 257.0f : 127.0f;
+    static_assert(1 <= kDigits && kDigits <= 3, "one to three digits");
+    // 127 in every digit: roundings of x * inverse (3 * 2^-24 of it) do not reach the next integer. With three digits they reach two
+    // further, hence 0 in the lowest: the highest stays within +-127, and q, below 2^23, and its halves are exact in float32.
+    constexpr float peak = kDigits == 1 ? 127.0f : kDigits == 2 ? 127.0f * 257.0f : 127.0f * 257.0f * 256.0f;
     const uint32_t count = rows * kPitch;
     AscendC::Abs(magnitude, x, int32_t(count));
     barrier();
@@ -350,33 +352,33 @@ __aicore__ inline void quantise_rows(const LocalTensor<int8_t>& q, const LocalTe
     // Whole numbers first: float32 to half to int8 would round twice.
     AscendC::Cast(x, x, RoundMode::CAST_RINT, count);
     barrier();
-    const LocalTensor<half> narrow = magnitude.template ReinterpretCast<half>();
-    if constexpr (kDigits == 2) {
-        // Halves are rounded up in every case (nearest even would leave a low digit of +128): 256 * floor(q / 256 + 1/2).
-        AscendC::Muls(magnitude, x, 1.0f / 256.0f, int32_t(count));
+    // Digits from the lowest on: value = 256 * above + digit. Halves are rounded up in every case (nearest even would leave a digit
+    // of +128), and a digit is exact in half, which waits where q will be, so that no cast is in place.
+    LocalTensor<float> value = x, above = magnitude;
+    for (uint32_t digit = kDigits - 1; digit > 0; --digit) {
+        AscendC::Muls(above, value, 1.0f / 256.0f, int32_t(count));
         barrier();
-        AscendC::Adds(magnitude, magnitude, 0.5f, int32_t(count));
+        AscendC::Adds(above, above, 0.5f, int32_t(count));
         barrier();
-        AscendC::Cast(magnitude, magnitude, RoundMode::CAST_FLOOR, count);
+        AscendC::Cast(above, above, RoundMode::CAST_FLOOR, count);
         barrier();
-        AscendC::Muls(magnitude, magnitude, 256.0f, int32_t(count));
+        AscendC::Axpy(value, above, -256.0f, int32_t(count));
         barrier();
-        AscendC::Sub(x, x, magnitude, int32_t(count));
-        // All of these numbers are exact in half; 256 * high waits where q will be, so that neither cast is in place.
-        const LocalTensor<half> waiting = q.template ReinterpretCast<half>(), high = x.template ReinterpretCast<half>();
-        AscendC::Cast(waiting, magnitude, RoundMode::CAST_RINT, count);
+        const LocalTensor<half> waiting = q.template ReinterpretCast<half>(), narrow = value.template ReinterpretCast<half>();
+        AscendC::Cast(waiting, value, RoundMode::CAST_RINT, count);
         barrier();
-        AscendC::Cast(narrow, x, RoundMode::CAST_RINT, count);
+        AscendC::Muls(narrow, waiting, half(1.0f), int32_t(count));
         barrier();
-        AscendC::Muls(high, waiting, half(1.0f / 256.0f), int32_t(count));
+        narrow_rows<kCols, kPitch>(q[digit * rows * Bytes<kCols>::kPitch], narrow, rows);
         barrier();
-        narrow_rows<kCols, kPitch>(q, high, rows);
-        narrow_rows<kCols, kPitch>(q[rows * Bytes<kCols>::kPitch], narrow, rows);
-    } else {
-        AscendC::Cast(narrow, x, RoundMode::CAST_RINT, count);
-        barrier();
-        narrow_rows<kCols, kPitch>(q, narrow, rows);
+        const LocalTensor<float> freed = value;
+        value = above;
+        above = freed;
     }
+    const LocalTensor<half> narrow = above.template ReinterpretCast<half>();
+    AscendC::Cast(narrow, value, RoundMode::CAST_RINT, count);
+    barrier();
+    narrow_rows<kCols, kPitch>(q, narrow, rows);
     barrier();
 }
 

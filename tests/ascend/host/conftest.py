@@ -39,7 +39,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_pair(checkpoint: Path, folder: Path, weights: str, activations: str = "float32") -> Built:
     options = {"target": "ascend910b", "weights": weights, "activations": activations}
-    cpu_weights = make_options(**options).stored_weights
+    stored = make_options(**options).stored_weights
+    cpu_weights = "w8a16" if stored == "w8a24" else stored  # the same weights; the CPU rounds activations to 16 bits
     pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=cpu_weights, max_context=160, opt_level=1)
     pangu_compile.build(checkpoint, folder / "npu.pangu", max_context=160, **options)
     return Built(checkpoint, folder / "cpu.pangu", folder / "npu.pangu")

@@ -93,7 +93,7 @@ def test_a_result_does_not_depend_on_the_call(built: Built) -> None:
 
 
 def test_int8_agrees_with_the_cpu(built_int8: Built) -> None:
-    """Rows of 16 bits: no router and no indexer chooses otherwise, nor does a token; drafts change nothing."""
+    """Rows have 24 bits, the CPU's 16: no router and no indexer chooses otherwise, nor does a token; drafts change nothing."""
     prompt = tokens(70)
     with opened(built_int8.cpu, False) as cpu, opened(built_int8.npu, True) as npu:
         want, got = (whole(model, prompt) for model in (cpu, npu))

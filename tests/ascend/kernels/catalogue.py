@@ -26,9 +26,9 @@ CHIP = platform("ascend910b")
 EPS = 1e-5
 FULL = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS)
 INT8 = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, digits=1)
-DIGITS = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, digits=2)
+DIGITS = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, digits=3)
 WIDE = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, wide_y=True)
-BOTH = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, digits=1, wide_y=True)
+BOTH = Pre(EPS, 1e-6, gamma=True, iterations=20, norm_eps=EPS, digits=2, wide_y=True)
 
 RMS = {
     "rms_96": dict(channels=96, eps=EPS),
@@ -39,7 +39,7 @@ RMS = {
     "rms_norm": dict(channels=9, eps=EPS),  # the toolkit has names of this kind
     "rms_quant_96": dict(channels=96, eps=EPS, digits=1),
     "rms_quant_81": dict(channels=81, eps=EPS, digits=1),
-    "rms_digits_96": dict(channels=96, eps=EPS, digits=2, x_type="float"),
+    "rms_digits_96": dict(channels=96, eps=EPS, digits=3, x_type="float"),
     "rms_digits_81": dict(channels=81, eps=EPS, digits=2),
 }
 RESIDUAL = {
@@ -66,9 +66,9 @@ SWIGLU = {
     "swiglu_split_12000": dict(width=12005, x_type="float", y_type="split"),
     "swiglu_wide_3": dict(width=3, digits=1, x_type="float"),
     "swiglu_wide_9216": dict(width=9216, x_type="float"),
-    "swiglu_digits_50": dict(width=50, digits=2, x_type="float"),
+    "swiglu_digits_50": dict(width=50, digits=3, x_type="float"),
     "swiglu_digits_96": dict(width=96, digits=2),
-    "swiglu_digits_9216": dict(width=9216, digits=2, x_type="float"),
+    "swiglu_digits_9216": dict(width=9216, digits=3, x_type="float"),
 }
 CONV = {
     "conv_144": dict(channels=144, taps=3, ring=5),
@@ -181,15 +181,16 @@ PRODUCT = {
     "product_groups_bf16": dict(depth=600, columns=23, groups=3),
 }
 QUANTISE = {"quantise_96": dict(channels=96), "quantise_39": dict(channels=39), "quantise_9216": dict(channels=9216)}
-QUANTISE |= {f"digits_{n}": dict(channels=n, digits=2) for n in (1, 39, 96, 300, 9216)}
+QUANTISE |= {f"digits_2_{n}": dict(channels=n, digits=2) for n in (39, 300)}
+QUANTISE |= {f"digits_3_{n}": dict(channels=n, digits=3) for n in (1, 39, 96, 300, 9216)}
 DEQUANTISE = {
     "dequantise_39": dict(columns=39),
     "dequantise_5000": dict(columns=5000),
     "dequantise_groups": dict(columns=41, groups=7),
     "dequantise_groups_wide": dict(columns=2500, groups=3),
     "dequantise_digits_39": dict(columns=39, digits=2),
-    "dequantise_digits_5000": dict(columns=5000, digits=2),
-    "dequantise_digits_groups": dict(columns=41, groups=7, digits=2),
+    "dequantise_digits_5000": dict(columns=5000, digits=3),
+    "dequantise_digits_groups": dict(columns=41, groups=7, digits=3),
 }
 RING = {
     "ring_576": dict(channels=576, ring=515),

@@ -14,6 +14,7 @@ from pangu_compile.codegen.ascend.kernel import HEADERS, Argument, Kernel, sourc
 
 SIMULATOR = Path(__file__).parents[3] / "codegen" / "ascend" / "simulator"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", f"-I{SIMULATOR / 'include'}", f"-I{SIMULATOR / 'src'}"]
+PEAKS = {1: 127, 2: 32639, 3: 8355584}  # by digits: what the largest value of a row becomes
 DTYPES = {"float": np.float32, "bfloat16_t": np.uint16, "split": np.uint16, "int8_t": np.int8, "int32_t": np.int32}
 
 
@@ -40,14 +41,14 @@ def from_split(x: np.ndarray) -> np.ndarray:
 
 
 def digits_value(y: np.ndarray, shape: tuple[int, ...], digits: int) -> np.ndarray:
-    """The integers that rows of int8 stand for: themselves, or 256 * high + low of [..., 2n]."""
+    """The integers that rows of int8 [..., digits n] stand for: of each value the sum of its digits, the highest first."""
     parts = y.reshape(*shape[:-1], digits, shape[-1]).astype(np.int64)
-    return parts[..., 0, :] if digits == 1 else 256 * parts[..., 0, :] + parts[..., 1, :]
+    return (parts * 256 ** np.arange(digits - 1, -1, -1)[:, None]).sum(-2)
 
 
 def quantised(y: np.ndarray, scale: np.ndarray, want: np.ndarray, digits: int) -> bool:
     """Are rows of int8 digits what they should be, but for half a step and a few float32 roundings of their largest value?"""
-    peak = (127, 32639)[digits - 1]
+    peak = PEAKS[digits]
     step = np.abs(want).max(-1) / peak
     steps = np.divide(want, step[:, None], out=np.zeros_like(want), where=step[:, None] > 0)
     off = np.abs(digits_value(y, want.shape, digits) - steps).max()

@@ -59,7 +59,7 @@ def test_every_budget_is_asserted_in_the_source(name: str) -> None:
         assert 0 < used <= capacity <= max(CHIP.ub, CHIP.l1)
 
 
-@given(st.integers(1, 16000), st.integers(0, 2))
+@given(st.integers(1, 16000), st.integers(0, 3))
 def test_norms_of_any_width_have_a_tile_or_say_why_not(channels: int, digits: int) -> None:
     try:
         kernel = rms_norm(CHIP, "k", channels=channels, eps=1e-5, digits=digits)
