@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 
@@ -61,9 +62,12 @@ def main() -> int:
     for option, allowed in (("cpu", cpus), ("only", tuple(KINDS)), ("families", tuple(FAMILIES)), ("weights", WEIGHTS)):
         parser.add_argument(f"--{option}", type=names(allowed), default=list(allowed), help=f"default: {','.join(allowed)}")
     parser.add_argument("--quick", action="store_true", help="fewer tokens in the matrix kernels' check")
+    parser.add_argument("--keep", action="store_true", help="take the programs that an earlier call has built")
     parser.add_argument("--verbose", action="store_true", help="print what every job prints")
     parser.add_argument("--limit", type=float, default=7200, help="seconds that a machine may run (default 7200)")
     args = parser.parse_args()
+    if not args.keep:
+        shutil.rmtree(FOLDER / "programs", ignore_errors=True)
     try:
         failures = sum(run(processor, args) for processor in PROCESSORS if processor.name in args.cpu)
     except MachineError as error:

@@ -1,4 +1,7 @@
-"""What runs in the emulated machine, built here: the matrix check, families of fused operators, and whole artifacts."""
+"""What runs in the emulated machine, built here: the matrix check, families of fused operators, and whole artifacts.
+
+Each function takes a folder, builds there what it does not find, and returns jobs with the files that these need.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,8 @@ def silent(status: int, output: str) -> str:
 def linear(folder: Path, processor: Processor, quick: bool) -> tuple[list[Job], Files]:
     """The matrix kernels against float64 products, as the toolchain compiles them."""
     program = folder / f"check-{processor.level.name}"
-    compile_to(program, "g++", ["-O3", *processor.level.flags])
+    if not program.exists():
+        compile_to(program, "g++", ["-O3", *processor.level.flags])
     return [Job("matrix kernels", f"{program}{' quick' if quick else ''}", silent)], {str(program): program}
 
 
@@ -75,9 +79,10 @@ def families(folder: Path, processor: Processor, names: list[str]) -> tuple[list
     files[sys.executable] = Path(sys.executable)
     base = folder / f"families-{processor.level.name}"
     for name in names:
-        (base / name).mkdir(parents=True, exist_ok=True)
-        warnings = Library(cases(name), base / name).compile((*PLAIN, *processor.level.flags))
-        assert not warnings, warnings
+        if not (base / name / "model.so").exists():
+            (base / name).mkdir(parents=True, exist_ok=True)
+            warnings = Library(cases(name), base / name).compile((*PLAIN, *processor.level.flags))
+            assert not warnings, warnings
         files[str(base / name / "model.so")] = base / name / "model.so"
     return [Job(f"operators: {name}", f"{PYTHON} check {base} {name}", silent) for name in names], files
 
