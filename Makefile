@@ -1,4 +1,5 @@
 # make demo: compile the small trained checkpoint and generate text with it. make test: everything that must pass.
+# make test-avx512: the kernels for AVX-512 under an emulator, on a Debian machine with bochs; takes an hour.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ TORCH_INDEX ?=
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: all demo test lint types unit clean
+.PHONY: all demo test lint types unit test-avx512 clean
 
 all: demo
 
@@ -40,6 +41,9 @@ types: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup
+
+test-avx512: $(VENV)/.installed
+	$(BIN)/python -m tests.emulated
 
 clean:
 	rm -rf build

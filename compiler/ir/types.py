@@ -134,7 +134,17 @@ def evaluate_dim(value: Dim, env: Mapping[str, int]) -> int:
     """Number of a dimension; `env` maps symbol names to sizes. KeyError where one is missing."""
     if isinstance(value, int):
         return value
-    return int(value.subs({s: env[s.name] for s in value.free_symbols}))
+    return _evaluated(value, tuple(env[s.name] for s in _symbols(value)))
+
+
+@lru_cache(maxsize=4096)
+def _symbols(value: sympy.Expr) -> tuple[sympy.Symbol, ...]:
+    return tuple(sorted(value.free_symbols, key=lambda s: s.name))
+
+
+@lru_cache(maxsize=65536)
+def _evaluated(value: sympy.Expr, sizes: tuple[int, ...]) -> int:
+    return int(value.subs(dict(zip(_symbols(value), sizes, strict=True))))
 
 
 def substitute(value: Dim, binding: Mapping[str, Dim]) -> Dim:

@@ -98,7 +98,7 @@ class Library:
                 state[: len(operands[slot])] = operands[slot]
             states.append(state)
         inputs = [np.array(operands[r.key], order="C") for r in plan.params if r.kind == "input"]
-        before = [a.copy() for a in inputs]
+        before = [a.tobytes() for a in inputs]
         outputs = {}
         for role, value in zip(plan.outputs, plan.function.graph.outputs, strict=True):
             if role.kind == "output":
@@ -107,8 +107,7 @@ class Library:
         self._call(
             list(self.plan.programs).index(name), [dims[d] for d in plan.dims], inputs, list(outputs.values()), states, threads
         )
-        for a, b in zip(inputs, before, strict=True):
-            np.testing.assert_array_equal(a, b, err_msg="an input was changed")
+        assert all(a.tobytes() == b for a, b in zip(inputs, before, strict=True)), "an input was changed"
         for result, slot in updates.items():
             for info, state in zip(self.plan.states, states, strict=True):
                 if info.name == f"{number}.{slot}":
