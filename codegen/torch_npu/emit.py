@@ -148,9 +148,13 @@ def _plan(target: Target, operators: OperatorWriter, programs: Programs, calls: 
         name: {"calls": sum(c.operator == name for c in calls), "source": TABLE[name].source}
         for name in sorted({c.operator for c in calls})
     }
+    by_function: dict[str, dict[str, int]] = {}
+    for call in calls:
+        counts = by_function.setdefault(call.function, {})
+        counts[call.operator] = counts.get(call.operator, 0) + 1
     return {
         "target": "torch_npu", "chip": target.chip, "dtype": target.dtype,
-        "vendor_operators": vendor,
+        "vendor_operators": vendor, "calls": by_function,
         "operators": variants,
         "functions": {f.name: f.steps for f in (*programs.functions, *programs.entries)},
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..artifact import WEIGHTS, Artifact, ArtifactWriter, json_text
-from ..manifest import model_entries, producer, program_entries, state_entries, tensor_entries
+from ..manifest import model_entries, producer, program_entries, state_entries, stored_bytes, tensor_entries
 from ..optimise import compile_errors, optimise, traced_model
 from ..progress import Progress
 from ..rendering import render
@@ -32,7 +32,10 @@ ReadWeight = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class Request:
-    """One artifact. dtype: "bf16" or "f32"; manifest: what the caller knows (config, sizes, stop tokens)."""
+    """One artifact. dtype: "bf16" or "f32"; manifest: what the caller knows (config, sizes, stop tokens).
+
+    report: the page of the model, from plan.json, its bytes of weights and the tokens of a call; None: without one.
+    """
 
     module: Module
     read: ReadWeight
@@ -43,6 +46,7 @@ class Request:
     max_chunk: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     extra_files: tuple[Path, ...] = ()
+    report: Callable[[Mapping[str, Any], int, int], str] | None = None
 
 
 def build_program(
@@ -50,17 +54,27 @@ def build_program(
 ) -> Artifact:
     """Trace, optimise and write the program of a checkpoint; `model` is a user's edited reference, or None."""
     from pangu_compile.passes import PASSES
+    from pangu_compile.passes.quantise import quantise_weights
+    from pangu_compile.report import Recorder
 
     from ..build import canonical_reader, load_config
+    from ..npu_summary import NpuModel, npu_report
 
-    config = load_config(checkpoint)
+    config, recorder = load_config(checkpoint), Recorder()
     read = canonical_reader(checkpoint, config, options.mtp, model)
     module = traced_model(config, options, progress, model, steps=())  # generation runs the drafts one by one
-    optimise(module, options, progress, passes=PASSES)
+    optimise(module, options, progress, recorder, passes=PASSES)
     manifest = model_entries(checkpoint, config, options)
+    context = options.context(config.max_position_embeddings)
+
+    def report(plan: Mapping[str, Any], weight_bytes: int, chunk: int) -> str:
+        quantise_weights(module, options.weights)  # the program is written: from here on, types are for costs
+        narrow = options.weights == "bf16"
+        return npu_report(NpuModel(config, module, plan, "torch_npu", narrow, weight_bytes, context, chunk), options, recorder)
+
     request = Request(
-        module, read, options.chip, options.weights, options.context(config.max_position_embeddings), manifest, options.max_chunk,
-        options.recorded(), tuple(checkpoint.tokenizer_files()),
+        module, read, options.chip, options.weights, context, manifest, options.max_chunk, options.recorded(),
+        tuple(checkpoint.tokenizer_files()), report if model is None else None,
     )  # fmt: skip
     return write_artifact(request, out, progress)
 
@@ -85,7 +99,10 @@ def write_artifact(request: Request, out: str | Path, progress: Progress) -> Art
         for file in request.extra_files:
             writer.copy(file, file.name)
         writer.write("README.md", _readme(request, generated))
-        return writer.commit(_manifest(request, limits.max_chunk, layout))
+        manifest = _manifest(request, limits.max_chunk, layout)
+        if request.report is not None:
+            writer.write("report.html", request.report(generated.plan, stored_bytes(layout), limits.max_chunk))
+        return writer.commit(manifest)
 
 
 def bf16_bits(values: np.ndarray) -> np.ndarray:
