@@ -62,7 +62,8 @@ def generate(module: Module, chip: str, dtype: str, limits: Limits, info: Mappin
     """Sources, weights and plan of an optimised module for one chip.
 
     Args:
-        dtype: "bf16" or "f32", of activations, matrices and states.
+        dtype: "bf16" or "f32", of activations, matrices and states. With f32, weights that the module has in bf16 are stored so and
+            become float32 where they are loaded.
         info: vocab_size, hidden_size, num_drafts, eos_token_ids.
     Raises:
         IRError: an operator that has no form here, an unknown chip or dtype.
@@ -129,8 +130,9 @@ def _weights(module: Module, usage: Usage, dtype: str) -> list[StoredWeight]:
                 role.key, value.type.dtype.value, shape, module.folded.get(role.key), module.constants.get(role.key)
             )
             taps_first = usage.is_conv(role.key)
-            narrow = dtype == "bf16" and not usage.is_wide(role.key)
-            stored = ("BF16" if narrow else "F32") if value.type.dtype.value == "f32" else STORED[value.type.dtype.value]
+            kind = value.type.dtype.value
+            narrow = kind == "bf16" or (dtype == "bf16" and not usage.is_wide(role.key))
+            stored = STORED.get(kind) or ("BF16" if narrow else "F32")
             found[role.key] = StoredWeight(planned, stored, (shape[2], shape[0]) if taps_first else shape, taps_first)
     return list(found.values())
 

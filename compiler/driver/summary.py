@@ -185,7 +185,7 @@ def _npu_artifact(
 
     assert opened.artifact is not None
     manifest, target = opened.artifact.manifest, str(opened.npu_target)
-    narrow = manifest["weights"] == "bf16" if target == "torch_npu" else options.activations == "bf16"
+    narrow = options.activations == "bf16"
     stored = sum(int(t["nbytes"]) for t in manifest["tensors"].values())
     model = NpuModel(
         opened.config, module, read_json_object(opened.path / "plan.json"), target, narrow, stored, manifest["max_context"],
