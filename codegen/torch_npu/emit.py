@@ -62,7 +62,8 @@ def generate(module: Module, chip: str, dtype: str, limits: Limits, info: Mappin
     """Sources, weights and plan of an optimised module for one chip.
 
     Args:
-        dtype: "bf16" or "f32", of activations, matrices and states.
+        dtype: "bf16" or "f32", of activations, matrices and states. With f32, weights that the module has in bf16 are stored so and
+            become float32 where they are loaded.
         info: vocab_size, hidden_size, num_drafts, eos_token_ids.
     Raises:
         IRError: an operator that has no form here, an unknown chip or dtype.
@@ -129,8 +130,9 @@ def _weights(module: Module, usage: Usage, dtype: str) -> list[StoredWeight]:
                 role.key, value.type.dtype.value, shape, module.folded.get(role.key), module.constants.get(role.key)
             )
             taps_first = usage.is_conv(role.key)
-            narrow = dtype == "bf16" and not usage.is_wide(role.key)
-            stored = ("BF16" if narrow else "F32") if value.type.dtype.value == "f32" else STORED[value.type.dtype.value]
+            kind = value.type.dtype.value
+            narrow = kind == "bf16" or (dtype == "bf16" and not usage.is_wide(role.key))
+            stored = STORED.get(kind) or ("BF16" if narrow else "F32")
             found[role.key] = StoredWeight(planned, stored, (shape[2], shape[0]) if taps_first else shape, taps_first)
     return list(found.values())
 
@@ -148,9 +150,13 @@ def _plan(target: Target, operators: OperatorWriter, programs: Programs, calls: 
         name: {"calls": sum(c.operator == name for c in calls), "source": TABLE[name].source}
         for name in sorted({c.operator for c in calls})
     }
+    by_function: dict[str, dict[str, int]] = {}
+    for call in calls:
+        counts = by_function.setdefault(call.function, {})
+        counts[call.operator] = counts.get(call.operator, 0) + 1
     return {
         "target": "torch_npu", "chip": target.chip, "dtype": target.dtype,
-        "vendor_operators": vendor,
+        "vendor_operators": vendor, "calls": by_function,
         "operators": variants,
         "functions": {f.name: f.steps for f in (*programs.functions, *programs.entries)},
     }  # fmt: skip

@@ -20,7 +20,7 @@ from .progress import Bars
 @click.option("--weights", type=click.Choice(WEIGHT_FORMATS), help="[f32; bf16 for NPU targets]")
 @click.option(
     "--activations", type=click.Choice(ACTIVATIONS), default=ACTIVATIONS[0], show_default=True,
-    help="Accuracy of activations and caches on --target ascend*.",
+    help="Accuracy of activations and caches on NPU targets.",
 )  # fmt: skip
 @click.option("--max-context", type=int, help="Longest context [the model's own, at most 4096].")
 @click.option("--ranks", type=int, default=1, show_default=True, help="Shards of a distributed artifact.")

@@ -24,19 +24,19 @@ TARGETS = ("cpu", "ascend910b", "ascend910_93")
 @click.option("--program", default="step", show_default=True, help="The program for --onnx.")
 @click.option("--weights", type=click.Choice(WEIGHT_FORMATS), help="Compile a checkpoint's matrices to this format [f32].")
 @click.option("--context", type=int, help="Rows cached at decode [the artifact's context; a checkpoint's own, at most 4096].")
-@click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="Whose roofline to estimate with.")
+@click.option("--target", type=click.Choice(TARGETS), help="Whose roofline to estimate with [an artifact's own; cpu].")
 @click.option("--acceptance", help="Acceptance rate of each draft head, like 0.92,0.89,0.88 [published rates of Flash].")
 @click.option("--measure", is_flag=True, help="Measure this machine's memory bandwidth for the estimate (target cpu).")
 def inspect(
     path: str, html: str | None, json_file: str | None, ir: bool, onnx: str | None, program: str, weights: str | None,
-    context: int | None, target: str, acceptance: str | None, measure: bool,
+    context: int | None, target: str | None, acceptance: str | None, measure: bool,
 ) -> None:  # fmt: skip
     """Describe PATH: an artifact, or a checkpoint (config.json is enough)."""
     from pangu_compile.driver.summary import InspectOptions, ir_text, summarise
     from pangu_compile.report import parse_acceptance, render_report
     from pangu_compile.report.text import render_text
 
-    if measure and target != "cpu":
+    if measure and target not in (None, "cpu"):
         raise UserError(f"inspect --measure measures this machine; it does not go with --target {target}")
     for file in (html, json_file, onnx):
         _check_destination(file)

@@ -65,6 +65,11 @@ def tensor_entries(layout: Layout) -> dict[str, dict[str, Any]]:
     }
 
 
+def stored_bytes(layout: Layout) -> int:
+    """Bytes of all tensors, without what lies between them."""
+    return sum(e.nbytes for e in layout.entries.values())
+
+
 def state_entries(states: Iterable[StateInfo], dtype: str | None = None) -> list[dict[str, Any]]:
     """dtype: how the target stores all of them; None: as they were traced."""
     return [

@@ -14,7 +14,7 @@ WEIGHT_FORMATS = ("f32", "bf16", "int8", "int4", "w8a16", "w8a8")
 ARCHS = ("native", "x86-64-v3", "aarch64")
 ASCEND_TARGETS = ("ascend910b", "ascend910_93")
 CHIPS = ("ascend910b", "ascend910_93", "ascend950")  # that --target torch_npu knows
-ACTIVATIONS = ("float32", "bf16")  # of the Ascend targets
+ACTIVATIONS = ("float32", "bf16")  # of NPU targets
 DEFAULT_CONTEXT = 4096
 
 
@@ -27,7 +27,7 @@ class BuildOptions:
     compiler: the C++ compiler command, None looks for one.
     opt_level: N of the compiler's -ON; tests that build many models take 1.
     chip: for the target torch_npu, which operators there are.
-    activations: for the Ascend targets, the accuracy of activations and caches.
+    activations: for NPU targets, the accuracy of activations and caches.
     """
 
     target: str = "cpu"
@@ -53,6 +53,8 @@ class BuildOptions:
         _choice("activations", self.activations, ACTIVATIONS)
         if self.target == "torch_npu" and self.weights not in ("bf16", "f32"):
             raise UserError(f"weights {self.weights!r} is not available for torch_npu in this version; use bf16 or f32")
+        if self.target == "torch_npu" and self.weights == "f32" and self.activations == "bf16":
+            raise UserError("weights 'f32' needs activations float32; with bf16 use weights bf16")
         if self.target in ASCEND_TARGETS and self.weights not in ("bf16", "int8", "w8a16", "w8a8"):
             raise UserError(
                 f"weights {self.weights!r} is not available for {self.target} in this version; use bf16, int8, or int8 with"
@@ -97,7 +99,7 @@ class BuildOptions:
         return {
             "target": self.target, "weights": self.weights, "max_chunk": self.max_chunk,
             "arch": self.arch, "mtp": self.mtp, "ranks": self.ranks,
-            "opt_level": self.opt_level, **({"activations": self.activations} if self.target in ASCEND_TARGETS else {}),
+            "opt_level": self.opt_level, **({} if self.target == "cpu" else {"activations": self.activations}),
         }  # fmt: skip
 
 

@@ -24,19 +24,20 @@ if TYPE_CHECKING:
     from pangu_compile.report import Compiled, Recorder, View
 
 ITEM_BYTES = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "bool": 1, "bf16": 2}
-HEAD_KEYS = ("format_version", "target", "weights", "max_context", "max_chunk", "cpu")
+HEAD_KEYS = ("format_version", "target", "chip", "weights", "max_context", "max_chunk", "cpu")
+NPU_TARGETS = (*ASCEND_TARGETS, "torch_npu")
 
 
 @dataclass(frozen=True)
 class InspectOptions:
     """What to look at.
 
-    context: rows cached at decode; None: the artifact's, or min(the model's, 4096). target: whose roofline. weights: the
-    format to compile a checkpoint's matrices to; None: f32, or what the artifact has.
+    context: rows cached at decode; None: the artifact's, or min(the model's, 4096). target: whose roofline; None: the artifact's
+    own, or cpu. weights: the format to compile a checkpoint's matrices to; None: f32, or what the artifact has.
     """
 
     context: int | None = None
-    target: str = "cpu"
+    target: str | None = None
     weights: str | None = None
     acceptance: Sequence[float] | None = None
     measure: bool = False
@@ -70,6 +71,12 @@ class Opened:
         activations = {"activations": recorded["activations"]} if "activations" in recorded else {}
         own_target = {"target": manifest["target"]} if manifest.get("target") in ASCEND_TARGETS else {}
         return make_options(weights=own, mtp=bool(recorded.get("mtp", True)), **activations, **own_target)
+
+    @property
+    def npu_target(self) -> str | None:
+        """The target of an artifact for an NPU, else None."""
+        target = self.artifact.manifest.get("target") if self.artifact is not None else None
+        return str(target) if target in NPU_TARGETS else None
 
     def compresses(self, name: str) -> bool:
         """Does the artifact hold that weight as bf16c? A checkpoint's weights are not read for this."""
@@ -138,19 +145,55 @@ def summarise(path: Path, options: InspectOptions | None = None, progress: Progr
     opened = open_path(path)
     config = opened.config
     context = _context(opened, options.context)
-    build_options = opened.build_options(options.weights or _default_weights(opened, options.target), options.target)
+    target = _target(opened, options)
+    build_options = opened.build_options(options.weights or _default_weights(opened, target), target)
     heads = config.num_nextn_predict_layers if build_options.mtp else 0
-    view = View(context, chip(options.target, measure=options.measure), rates_for(heads, options.acceptance))
-    recorder = Recorder()
+    rates, recorder = rates_for(heads, options.acceptance), Recorder()
     module = optimised(opened, build_options, recorder, bar, steps=())
-    own_plan = opened.artifact is not None and opened.artifact.manifest.get("target") == "cpu"
-    plan = read_json_object(path / "plan.json") if own_plan else planned(module, context, bar).to_json()
+    if opened.npu_target is not None:
+        return _npu_artifact(opened, build_options, module, recorder, context, rates)
+    view = View(context, chip(target, measure=options.measure), rates)
+    plan = read_json_object(path / "plan.json") if opened.artifact is not None else planned(module, context, bar).to_json()
     compiled = Compiled(config, module, plan, parameter_shapes(config, mtp=False), recorder)
     summary = {**_head(opened), **model_summary(compiled, view), "plan": plan_statistics(plan)}
-    if options.target in ASCEND_TARGETS:
-        summary["ascend"] = _ascend(compiled, view, options.target, build_options.activations)
+    if target in ASCEND_TARGETS:
+        summary["ascend"] = _ascend(compiled, view, target, build_options.activations)
     summary["plan_agrees"] = fused(_operators(plan, plan["programs"]["step"])) == summary["fused"]
     return summary
+
+
+def _target(opened: Opened, options: InspectOptions) -> str:
+    """Whose costs are told. UserError where an artifact for an NPU is to be looked at as another one."""
+    own = opened.npu_target
+    if own is None:
+        return options.target or "cpu"
+    if options.measure:
+        raise UserError(f"inspect --measure measures this machine, and {opened.path} was built for {own}")
+    if options.target not in (None, own):
+        raise UserError(f"{opened.path} was built for {own}; --target {options.target} is for checkpoints and artifacts for CPUs")
+    return own
+
+
+def _npu_artifact(
+    opened: Opened, options: BuildOptions, module: Module, recorder: Recorder, context: int, acceptance: Sequence[float]
+) -> dict[str, Any]:
+    """The summary of an artifact for an NPU; launches and calls are those of its own plan."""
+    from pangu_compile.report import View
+    from pangu_compile.report.counts import fused
+
+    from .npu_summary import NpuModel, npu_summary, operators, rates
+
+    assert opened.artifact is not None
+    manifest, target = opened.artifact.manifest, str(opened.npu_target)
+    narrow = options.activations == "bf16"
+    stored = sum(int(t["nbytes"]) for t in manifest["tensors"].values())
+    model = NpuModel(
+        opened.config, module, read_json_object(opened.path / "plan.json"), target, narrow, stored, manifest["max_context"],
+        manifest["max_chunk"],
+    )  # fmt: skip
+    view = View(context, rates(target, str(manifest.get("chip", ""))), acceptance)
+    summary = {**_head(opened), **npu_summary(model, recorder, view)}
+    return {**summary, "plan_agrees": fused(operators(model, "step")) == summary["fused"]}
 
 
 def _default_weights(opened: Opened, target: str) -> str | None:
@@ -173,7 +216,7 @@ def _ascend(compiled: Compiled, view: View, target: str, activations: str) -> di
         return {"target": target, "unavailable": " ".join(str(error).split())}
     states = device_module(module, activations).states
     least = decode_minimum(config, compiled.trunk_shapes, states, stored_as(module), view.context)
-    return estimate(module, host, config, view.chip, view.acceptance, least.total, view.context)
+    return estimate(module, host.plan, config, view.chip, view.acceptance, least.total, view.context)
 
 
 def _context(opened: Opened, wanted: int | None) -> int:

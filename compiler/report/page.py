@@ -10,6 +10,7 @@ import jinja2
 
 from .charts import acceptance_chart, arena_chart, cache_chart, roofline_chart
 from .counts import CATEGORIES
+from .device import device_view
 from .drawing import layered
 from .text import ranges
 from .units import human_bytes, human_count, human_rate, human_seconds, human_tokens, three_digits
@@ -66,7 +67,7 @@ def _view(s: Summary) -> dict[str, Any]:
         "category_labels": CATEGORY_LABELS,
         "largest": largest, "roof": roofline_chart(s), "cache": cache_chart(s), "accept": acceptance_chart(s),
         "functions": [_function(s, g) for g in s["graphs"]], "passes": _passes(s), "reach": _reach(s), "arenas": _arenas(s),
-        "heaviest": max((k["bytes"] for k in s["weights_by_kind"]), default=1),
+        "heaviest": max((k["bytes"] for k in s["weights_by_kind"]), default=1), **device_view(s, _layers_text),
     }  # fmt: skip
 
 
@@ -137,6 +138,8 @@ def short_name(name: str) -> str:
 
 def _arenas(s: Summary) -> list[dict[str, Any]]:
     """The frames of programs and layer functions; equal ones (drafts that differ in their weights alone) are drawn once."""
+    if s["arena"] is None:
+        return []
     frames = s["arena"]["frames"]
     layers = {g["function"]: _layers_text(g["layers"]) for g in s["graphs"]}
     titles = {name: layers.get(name, name.replace("_", " ")) for name in frames}

@@ -39,12 +39,13 @@ ASSUMPTIONS = (
 class Compiled:
     """A compiled model: its configuration, optimised module, plan record (plan.json) and the history of its passes.
 
+    plan: None where memory is not laid out by this project's planner for CPUs (targets with plans of their own).
     trunk_shapes: shapes of the base model's parameters by canonical name, from the configuration.
     """
 
     config: OpenPanguConfig
     module: Module
-    plan: Mapping[str, Any]
+    plan: Mapping[str, Any] | None
     trunk_shapes: Mapping[str, tuple[int, ...]]
     recorder: Recorder = field(default_factory=Recorder)
 
@@ -82,11 +83,16 @@ def model_summary(compiled: Compiled, view: View) -> dict[str, Any]:
         "weights_by_kind": weights["by_kind"],
         "weights_by_dtype": weights["by_dtype"],
         "caches": caches,
-        "arena": arena_table(compiled.plan, {name: p.limits for name, p in module.programs.items()}),
+        "arena": _arena(compiled),
         "passes": compiled.recorder.history(),
         "graphs": [{**g, "history": compiled.recorder.lineage(g["function"])} for g in layer_graphs(module, env)],
         "assumptions": list(ASSUMPTIONS),
     }  # fmt: skip
+
+
+def _arena(compiled: Compiled) -> dict[str, Any] | None:
+    limits = {name: p.limits for name, p in compiled.module.programs.items()}
+    return arena_table(compiled.plan, limits) if compiled.plan is not None else None
 
 
 def _operator_table(operators: Sequence[OperatorTotal], chip: Chip) -> list[dict[str, Any]]:

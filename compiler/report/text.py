@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .device import device_text
 from .units import human_bytes, human_count, human_rate, human_seconds
 
 Summary = dict[str, Any]
@@ -14,13 +15,15 @@ def render_text(summary: Summary) -> str:
     """A page of plain text."""
     lines = [f"{summary['kind']} {summary['path']} ({human_bytes(summary['bytes_on_disk'])} on disk)"]
     if summary["kind"] == "artifact":
+        needs = f", needs {summary['cpu']['machine']}" if "cpu" in summary else ""
+        chip = f" for {summary['chip']}" if "chip" in summary else ""
         lines.append(
-            f"  target {summary['target']}, weights {summary['weights']}, context {summary['max_context']},"
-            f" chunks of {summary['max_chunk']}, needs {summary['cpu']['machine']}"
+            f"  target {summary['target']}{chip}, weights {summary['weights']}, context {summary['max_context']},"
+            f" chunks of {summary['max_chunk']}{needs}"
         )
     if not summary.get("plan_agrees", True):
         lines.append("  note: built from an edited model or by another version; the operators below are not the artifact's own")
-    for section in (_model, _layers, _fusion, _decode, _operators, _time, _storage, _programs):
+    for section in (_model, _layers, _fusion, _decode, _operators, _time, device_text, _storage, _programs):
         lines += section(summary)
     return "\n".join(lines)
 
@@ -128,8 +131,13 @@ def _storage(s: Summary) -> list[str]:
 
 
 def _programs(s: Summary) -> list[str]:
-    return [
-        f"program {name}: {p['kernels']} kernels, arena {human_bytes(p['arena_bytes'])}"
-        f" ({s['arena']['programs'][name]['ratio']:.3f} of the largest live set)"
-        for name, p in s["plan"]["programs"].items()
-    ]
+    return [_program(s, name, p) for name, p in s["plan"]["programs"].items()]
+
+
+def _program(s: Summary, name: str, p: dict[str, Any]) -> str:
+    if s["arena"] is not None:
+        live = f" ({s['arena']['programs'][name]['ratio']:.3f} of the largest live set)"
+        return f"program {name}: {p['kernels']} kernels, arena {human_bytes(p['arena_bytes'])}{live}"
+    if "arena_bytes" in p:
+        return f"program {name}: {p['kernels']} launches, arena {human_bytes(p['arena_bytes'])}"
+    return f"program {name}: {p['kernels']} operators"

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 import pangu_compile
+from pangu_compile.cli import main
 from pangu_compile.codegen.torch_npu import CHIPS, exists
 from pangu_compile.codegen.torch_npu.choose import Target
 from pangu_compile.codegen.torch_npu.support import reference
@@ -22,9 +23,11 @@ from pangu_compile.driver.targets.program import ProgramModel
 from pangu_compile.errors import UserError
 from pangu_compile.ir.ops.mtp import distribution, draw
 from pangu_compile.models.config import OpenPanguConfig
+from pangu_compile.models.loading import load_reference
 from pangu_compile.models.random_checkpoint import write_random_checkpoint
 from pangu_compile.models.reference import OpenPanguForCausalLM
 from pangu_compile.runtime import Sampling
+from tests.report.test_page import check
 
 from .conftest import CONTEXT, FLASH, Traced
 
@@ -148,7 +151,35 @@ def test_limits_are_errors(traced: Get) -> None:
         session.generate([1] * (CONTEXT - 2), 9)
 
 
-def test_build_and_its_options(tmp_path: Path) -> None:
+def check_report(artifact: Artifact, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """report.html, `inspect` and the source tell of the same calls."""
+    assert "report.html" in artifact.manifest["files"]
+    assert main(["inspect", str(artifact.path), "--json", str(folder / "r.json")]) == 0
+    record = json.loads((folder / "r.json").read_text())
+    calls = record["torch_npu"]
+    assert record["plan_agrees"] and calls["chip"] == "ascend950" and calls["vendor_calls"] > 0
+    assert f"{calls['vendor_calls']}calls of torch_npu" in check((artifact.path / "report.html").read_text()).text
+    assert main(["inspect", str(artifact.path)]) == 0
+    assert "simulated" in capfd.readouterr().out
+
+
+def check_accuracy(checkpoint: Path, artifact: Path) -> None:
+    """Weights of 16 bits are stored so and computed with in float32, unless activations of 16 bits are asked for."""
+    narrow = pangu_compile.build(
+        checkpoint, artifact.parent / "narrow.pangu", target="torch_npu", chip="ascend950", max_context=64, activations="bf16"
+    )
+    tokens, difference = [5, 9, 2, 77, 30, 8], {}
+    expected = logits(load_reference(checkpoint, dtype=torch.float32), tokens)
+    for path in (artifact, narrow.path):
+        with safe_open(str(path / "weights.safetensors"), framework="pt") as file:
+            assert file.get_tensor("model.layers.0.self_attn.q_b_proj.weight").dtype == torch.bfloat16
+        with ProgramModel(path).session() as session:
+            difference[path] = np.abs(session.prefill(tokens, all_logits=True) - expected).max() / np.abs(expected).max()
+    assert difference[artifact] <= 1e-4 < difference[narrow.path]
+    assert "npu_fused_causal_conv1d" in json.loads((narrow.path / "plan.json").read_text())["vendor_operators"]
+
+
+def test_build_and_its_options(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     raw = {k: v for k, v in FLASH.items() if not k.startswith(("use_mhc", "mhc_", "dsa", "swa", "index", "sliding"))}
     raw |= {"num_hidden_layers": 1, "num_nextn_predict_layers": 0, "block_post_layernorm_idx": []}
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", OpenPanguConfig.from_dict(raw), 0)
@@ -156,7 +187,12 @@ def test_build_and_its_options(tmp_path: Path) -> None:
     manifest = artifact.manifest
     assert (manifest["target"], manifest["chip"], manifest["weights"]) == ("torch_npu", "ascend950", "bf16")
     assert len(generate(ProgramModel(artifact.path), [1, 2], True, 3)) == 3
+    check_report(artifact, tmp_path, capfd)
+    check_accuracy(checkpoint, artifact.path)
+    again = pangu_compile.build(checkpoint, tmp_path / "again.pangu", target="torch_npu", chip="ascend950", max_context=64)
+    assert (again.path / "SHA256SUMS").read_bytes() == (artifact.path / "SHA256SUMS").read_bytes()
     with pytest.raises(UserError, match="not one of ascend910b"):
         pangu_compile.build(checkpoint, tmp_path / "y.pangu", target="torch_npu", chip="ascend310")
-    with pytest.raises(UserError, match="not available for torch_npu"):
-        pangu_compile.build(checkpoint, tmp_path / "y.pangu", target="torch_npu", weights="int8")
+    for weights, message in (("int8", "not available for torch_npu"), ("f32", "needs activations float32")):
+        with pytest.raises(UserError, match=message):
+            pangu_compile.build(checkpoint, tmp_path / "y.pangu", target="torch_npu", weights=weights, activations="bf16")

@@ -61,15 +61,19 @@ class Description:
 
 
 class Weights:
-    """Tensors of weights.safetensors by name, loaded when first asked for and kept on the device."""
+    """Tensors of weights.safetensors by name, loaded when first asked for and kept on the device.
 
-    def __init__(self, path: Path, device: torch.device):
+    wide: those that are stored in 16 bits become float32, which the program computes in.
+    """
+
+    def __init__(self, path: Path, device: torch.device, wide: bool = False):
         self._file = safe_open(str(path), framework="pt")
-        self._device, self._loaded = device, dict[str, Tensor]()
+        self._device, self._wide, self._loaded = device, wide, dict[str, Tensor]()
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._loaded:
-            self._loaded[name] = self._file.get_tensor(name).to(self._device)
+            tensor = self._file.get_tensor(name).to(self._device)
+            self._loaded[name] = tensor.float() if self._wide and tensor.dtype is torch.bfloat16 else tensor
         return self._loaded[name]
 
 
@@ -365,7 +369,7 @@ class Session:
 
 def open_session(description: Description, context: int | None = None, speculate: bool = True) -> Session:
     """A session on the artifact's own weights."""
-    weights = Weights(description.root / "weights.safetensors", description.device)
+    weights = Weights(description.root / "weights.safetensors", description.device, description.dtype is torch.float32)
     return Session(description, weights, context, speculate)
 
 

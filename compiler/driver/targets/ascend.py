@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from pangu_compile.errors import CompileError
 from ..artifact import WEIGHTS, Artifact, ArtifactWriter, json_text
 from ..bf16 import from_bf16, to_bf16
 from ..emit import ReadParts, ReadWeight, copy_runtime, parameter_parts
-from ..manifest import model_entries, producer, program_entries, state_entries, tensor_entries
+from ..manifest import model_entries, producer, program_entries, state_entries, stored_bytes, tensor_entries
 from ..optimise import compile_errors, optimise, traced_model
 from ..packing import pack_parts, quantise_q8
 from ..progress import Progress
@@ -39,7 +39,10 @@ EXAMPLE_CHIPS = {"ascend910b": "Ascend910B2", "ascend910_93": "Ascend910_9392"}
 
 @dataclass(frozen=True)
 class Request:
-    """One artifact. manifest: what the caller knows (config, sizes, stop tokens)."""
+    """One artifact. manifest: what the caller knows (config, sizes, stop tokens).
+
+    report: the page of the model, from plan.json, its bytes of weights and the tokens of a call; None: without one.
+    """
 
     module: Module
     read: ReadWeight
@@ -48,21 +51,32 @@ class Request:
     max_context: int
     manifest: Mapping[str, Any]
     extra_files: tuple[Path, ...] = ()
+    report: Callable[[Mapping[str, Any], int, int], str] | None = None
 
 
 def build_ascend(
     checkpoint: Checkpoint, options: BuildOptions, model: torch.nn.Module | None, out: str | Path, progress: Progress
 ) -> Artifact:
     """Trace, optimise and write the artifact of a checkpoint; `model` is a user's edited reference, or None."""
-    from ..build import canonical_reader, load_config
+    from pangu_compile.report import Recorder
 
-    config = load_config(checkpoint)
+    from ..build import canonical_reader, load_config
+    from ..npu_summary import NpuModel, npu_report
+
+    config, recorder = load_config(checkpoint), Recorder()
     read: CanonicalReader = canonical_reader(checkpoint, config, options.mtp, model)
     module = traced_model(config, options, progress, model, STEPS)
-    optimise(module, options, progress)
+    optimise(module, options, progress, recorder)
     manifest = model_entries(checkpoint, config, options)
     context = options.context(config.max_position_embeddings)
-    request = Request(module, read, read.parts, options, context, manifest, tuple(checkpoint.tokenizer_files()))
+
+    def report(plan: Mapping[str, Any], weight_bytes: int, chunk: int) -> str:
+        narrow = options.activations == "bf16"
+        return npu_report(NpuModel(config, module, plan, options.target, narrow, weight_bytes, context, chunk), options, recorder)
+
+    request = Request(
+        module, read, read.parts, options, context, manifest, tuple(checkpoint.tokenizer_files()), report if model is None else None
+    )
     return write_artifact(request, out, progress)
 
 
@@ -86,7 +100,10 @@ def write_artifact(request: Request, out: str | Path, progress: Progress) -> Art
         for file in request.extra_files:
             writer.copy(file, file.name)
         writer.write("README.md", render("ascend_README.md.jinja", trim=True, **_facts(request, host)))
-        return writer.commit(_manifest(request, host, layout))
+        manifest = _manifest(request, host, layout)
+        if request.report is not None:
+            writer.write("report.html", request.report(host.plan, stored_bytes(layout), host.max_chunk))
+        return writer.commit(manifest)
 
 
 # Weights.

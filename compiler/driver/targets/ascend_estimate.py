@@ -15,15 +15,15 @@ from pangu_compile.report.cost import concrete
 from pangu_compile.report.roofline import MATRIX, Chip
 from pangu_compile.report.speculation import expected_tokens
 
+from .ascend_launches import Plan, launch_record
+
 if TYPE_CHECKING:
-    from pangu_compile.codegen.ascend.host import HostProgram
     from pangu_compile.models.config import OpenPanguConfig
 
 BATCHES = (1, 8, 32, 128)
 CONTEXTS = (4096, 32768, 524288)
 LAUNCH_SECONDS = 4e-6
 USABLE_MEMORY = 0.9
-HOST_CALLS = ("upload_", "download_", "read_")
 PUBLISHED = (
     "Published, for orientation and of another model: Pangu Pro MoE (72B, 16B active) decodes 1148 tokens/s per card on an"
     " 800I A2, 1528 with speculation."
@@ -150,39 +150,6 @@ def _operator(node: Node, env: Mapping[str, int], kinds: Mapping[Value, str]) ->
     return Traffic(node.op, flops, weights, caches, activations, digits, experts, streams)
 
 
-@dataclass(frozen=True)
-class Launches:
-    """Launches of one run of a program: our kernels, vendor operators, and by layer function."""
-
-    kernels: int
-    vendor: int
-    functions: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        return self.kernels + self.vendor
-
-
-def count_launches(host: HostProgram, program: str) -> Launches:
-    functions = host.plan["functions"]
-
-    def count(name: str) -> tuple[int, int]:
-        kernels = vendor = 0
-        for step in functions[name]["steps"]:
-            call = step["call"]
-            if call in functions:
-                inner = count(call)
-                kernels, vendor = kernels + inner[0], vendor + inner[1]
-            elif call.startswith("launch_"):
-                kernels += 1
-            elif not call.startswith(HOST_CALLS):
-                vendor += 1
-        return kernels, vendor
-
-    layers = {name: sum(count(name)) for name in functions if not name.startswith("program_")}
-    return Launches(*count(f"program_{program}"), layers)
-
-
 def _step(
     chip: Chip, trunk: Sequence[Traffic], heads: Sequence[Sequence[Traffic]], batch: int, launches: int, cards: int
 ) -> float:  # fmt: skip
@@ -204,40 +171,42 @@ def cache_bytes(module: Module, context: int, wide: bool) -> int:
 
 
 def estimate(
-    module: Module, host: HostProgram, config: OpenPanguConfig, chip: Chip, acceptance: Sequence[float], minimum: int, context: int
+    module: Module, plan: Plan, config: OpenPanguConfig, chip: Chip, acceptance: Sequence[float], minimum: int, context: int
 ) -> dict[str, Any]:
-    """The record `ascend` of `inspect --json`. minimum: bytes that a step at `context` cannot avoid, in the device's formats."""
-    wide = host.plan["activations"] == "float32"
+    """The record `ascend` of `inspect --json`.
+
+    Args:
+        plan: of the host program (plan.json).
+        minimum: bytes that a step at `context` cannot avoid, in the device's formats.
+    """
+    wide = plan["activations"] == "float32"
     heads = [name for name in (f"draft_{i}" for i in range(1, len(acceptance) + 1)) if name in module.programs]
-    own, drafts = count_launches(host, "step"), [count_launches(host, name) for name in heads]
+    launches = launch_record(plan, config.num_hidden_layers, heads)
+    own, drafted_launches = launches["step"], launches["step"] + sum(launches["drafts"].values())
     weights = float(sum(int(t.nbytes) for t in module.weights.values()))
-    layers = config.num_hidden_layers
     rows = []
-    for rows_cached in (c for c in CONTEXTS if c <= config.max_position_embeddings):
+    for rows_cached in [c for c in CONTEXTS if c <= config.max_position_embeddings] or [context]:
         trunk = traffic(module, module.programs["step"], rows_cached, wide)
         extra = [traffic(module, module.programs[name], rows_cached, wide) for name in heads]
         for batch in BATCHES:
             cards = _cards(chip, weights, cache_bytes(module, rows_cached, wide), batch)
-            plain = _step(chip, trunk, [], batch, own.total, cards)
+            plain = _step(chip, trunk, [], batch, own, cards)
             row: dict[str, Any] = {
                 "context": rows_cached, "batch": batch, "cards": cards, "seconds": plain,
                 "hbm_bytes": sum(t.bytes(batch, batch) for t in trunk), "tokens_per_second_per_card": batch / plain / cards,
             }  # fmt: skip
             if heads:
-                drafted = _step(chip, trunk, extra, batch, own.total + sum(d.total for d in drafts), cards)
+                drafted = _step(chip, trunk, extra, batch, drafted_launches, cards)
                 row |= {
                     "seconds_with_mtp": drafted, "tokens_per_step_with_mtp": expected_tokens(acceptance),
                     "tokens_per_second_per_card_with_mtp": batch * expected_tokens(acceptance) / drafted / cards,
                 }  # fmt: skip
             rows.append(row)
-    assumptions = [*ASSUMPTIONS, STORAGE[host.plan["activations"]], *chip.derivation, PUBLISHED]
+    assumptions = [*ASSUMPTIONS, STORAGE[plan["activations"]], *chip.derivation, PUBLISHED]
     one = sum(t.bytes(1, 1) for t in traffic(module, module.programs["step"], context, wide))
     return {
         "target": chip.target, "chip": chip.name,
-        "launches": {
-            "step": own.total, "kernels": own.kernels, "vendor_operators": own.vendor, "per_layer": round(own.total / layers, 2),
-            "functions": dict(own.functions), "drafts": {n: d.total for n, d in zip(heads, drafts, strict=True)},
-        },
+        "activations": plan["activations"], "launches": launches,
         "bytes_per_token": {"context": context, "moved": one, "minimum": minimum, "ratio": one / minimum},
         "steps": rows, "acceptance": list(acceptance), "assumptions": assumptions,
     }  # fmt: skip

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..artifact import WEIGHTS, Artifact, ArtifactWriter, json_text
-from ..manifest import model_entries, producer, program_entries, state_entries, tensor_entries
-from ..optimise import compile_errors, optimise, traced_model
+from ..manifest import model_entries, producer, program_entries, state_entries, stored_bytes, tensor_entries
+from ..optimise import compile_errors, optimise, pass_table, traced_model
 from ..progress import Progress
 from ..rendering import render
 from ..safetensors_file import Layout, LayoutWriter
@@ -32,7 +32,11 @@ ReadWeight = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class Request:
-    """One artifact. dtype: "bf16" or "f32"; manifest: what the caller knows (config, sizes, stop tokens)."""
+    """One artifact. dtype: of activations, "bf16" or "f32"; manifest: what the caller knows (config, sizes, stop tokens).
+
+    weights: the format that the module's weights were given, "bf16" or "f32"; None: dtype.
+    report: the page of the model, from plan.json, its bytes of weights and the tokens of a call; None: without one.
+    """
 
     module: Module
     read: ReadWeight
@@ -43,6 +47,8 @@ class Request:
     max_chunk: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     extra_files: tuple[Path, ...] = ()
+    report: Callable[[Mapping[str, Any], int, int], str] | None = None
+    weights: str | None = None
 
 
 def build_program(
@@ -50,17 +56,28 @@ def build_program(
 ) -> Artifact:
     """Trace, optimise and write the program of a checkpoint; `model` is a user's edited reference, or None."""
     from pangu_compile.passes import PASSES
+    from pangu_compile.passes.quantise import quantise_weights
+    from pangu_compile.report import Recorder
 
     from ..build import canonical_reader, load_config
+    from ..npu_summary import NpuModel, npu_report
 
-    config = load_config(checkpoint)
+    config, recorder = load_config(checkpoint), Recorder()
     read = canonical_reader(checkpoint, config, options.mtp, model)
     module = traced_model(config, options, progress, model, steps=())  # generation runs the drafts one by one
-    optimise(module, options, progress, passes=PASSES)
+    narrow = options.activations == "bf16"
+    # With activations of 16 bits the program rounds all that 16-bit operators read, not just what `quantise_weights` lets be.
+    optimise(module, options, progress, recorder, passes=PASSES if narrow else pass_table(options))
     manifest = model_entries(checkpoint, config, options)
+    context = options.context(config.max_position_embeddings)
+
+    def report(plan: Mapping[str, Any], weight_bytes: int, chunk: int) -> str:
+        quantise_weights(module, options.weights)  # the program is written: from here on, types are for costs
+        return npu_report(NpuModel(config, module, plan, "torch_npu", narrow, weight_bytes, context, chunk), options, recorder)
+
     request = Request(
-        module, read, options.chip, options.weights, options.context(config.max_position_embeddings), manifest, options.max_chunk,
-        options.recorded(), tuple(checkpoint.tokenizer_files()),
+        module, read, options.chip, "bf16" if narrow else "f32", context, manifest, options.max_chunk, options.recorded(),
+        tuple(checkpoint.tokenizer_files()), report if model is None else None, options.weights,
     )  # fmt: skip
     return write_artifact(request, out, progress)
 
@@ -85,7 +102,10 @@ def write_artifact(request: Request, out: str | Path, progress: Progress) -> Art
         for file in request.extra_files:
             writer.copy(file, file.name)
         writer.write("README.md", _readme(request, generated))
-        return writer.commit(_manifest(request, limits.max_chunk, layout))
+        manifest = _manifest(request, limits.max_chunk, layout)
+        if request.report is not None:
+            writer.write("report.html", request.report(generated.plan, stored_bytes(layout), limits.max_chunk))
+        return writer.commit(manifest)
 
 
 def bf16_bits(values: np.ndarray) -> np.ndarray:
@@ -119,7 +139,8 @@ def _write_weights(generated: Generated, read: ReadWeight, writer: ArtifactWrite
 
 def _readme(request: Request, generated: Generated) -> str:
     return render(
-        "torch_npu_README.md.jinja", chip=request.chip, dtype=request.dtype, plan=generated.plan, max_context=request.max_context
+        "torch_npu_README.md.jinja", chip=request.chip, dtype=request.dtype, weights=request.weights or request.dtype,
+        plan=generated.plan, max_context=request.max_context,
     )
 
 
@@ -129,7 +150,7 @@ def _manifest(request: Request, max_chunk: int, layout: Layout) -> dict[str, Any
         "producer": producer(),
         "role": module.info["role"],
         **request.manifest,
-        "target": "torch_npu", "chip": request.chip, "weights": request.dtype,
+        "target": "torch_npu", "chip": request.chip, "weights": request.weights or request.dtype,
         "max_context": request.max_context, "max_chunk": max_chunk, "options": dict(request.options),
         "entry_points": {"program": PROGRAM, "weights": WEIGHTS},
         "programs": program_entries(module.programs), "tensors": tensor_entries(layout),
