@@ -41,7 +41,7 @@ class Processor:
 
 PROCESSORS = tuple(
     Processor(cpu, next(level for level in LEVELS["x86-64-v3"] if level.name == name))
-    for cpu, name in (("corei3_cnl", "x86-64-v4"), ("corei7_icelake_u", "x86-64-v4-vnni"))
+    for cpu, name in (("corei3_cnl", "x86-64-v4"), ("tigerlake", "x86-64-v4-vnni"))
 )
 
 
