@@ -45,7 +45,7 @@ inline vec fma(vec a, vec b, vec c) {
 // Holds a value in a register: GCC would load it again for each of its uses, and loads are what a tile runs out of first.
 inline void hold(vec &v) {
 #if defined(__AVX__)
-  asm("" : "+x"(v));
+  asm("" : "+v"(v)); // any of the 32 that AVX-512 has, not the first 16 alone
 #elif defined(__ARM_NEON)
   asm("" : "+w"(v));
 #else

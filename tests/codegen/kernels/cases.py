@@ -107,7 +107,7 @@ def prologue_cases(r: Sizes) -> Iterator[Case]:
 def attention_cases(r: Sizes) -> Iterator[Case]:
     for number, s in enumerate(switches("sinks", "expand", "wide")):
         heads, nope, rope, v, latent = r(1, 5), r(1, 19), 2 * r(1, 5), r(1, 19), r(9, 40)
-        heads = 19 if number == 6 else heads  # more than one block of heads
+        heads = {6: 19, 7: 85}.get(number, heads)  # more than one block of heads, the last one in part
         width, rows = latent + rope, S + T
         shared = {"nope": nope, "v": v, "scale": (nope + rope) ** -0.5, "expand_from": 5 if s["expand"] else 0}
         q, kv_b = {"q": f32(T, heads, nope + rope)}, {"kv_b": f32(heads * (nope + v), latent)}
@@ -118,6 +118,7 @@ def attention_cases(r: Sizes) -> Iterator[Case]:
         cache = {"cache": f32(rows, width)}
         yield slotted("dense_attention", q | cache | tail, ("out",), **shared)
         hi, di = r(1, 5), r(9, 40)
+        hi = {3: 21, 5: 53}.get(number, hi)
         index = {"iq": f32(T, hi, di), "iw": f32(T, hi), "index_cache": f32(rows, di)}
         topk = (1, 5, 16, 100)[number % 4]
         yield slotted("dsa_attention", q | cache | index | tail, ("out",), topk=topk, index_scale=0.25, **shared)

@@ -1,4 +1,7 @@
-"""The matrix kernels: check.cpp under every instruction set that this machine can run, sanitized, and under an emulator."""
+"""The matrix kernels: check.cpp under every instruction set that this machine can run, sanitized, and under an emulator.
+
+AVX-512 is compiled here and run by tests/emulated.
+"""
 
 from __future__ import annotations
 
