@@ -53,9 +53,9 @@ class Tolerance:
 
 
 EXACT = Tolerance(LIMIT, 1.0, True, "activations of float32's accuracy")
-SIXTEEN = Tolerance(2e-3, 1.0, True, "activations of 16 bits for int8 weights")
 # Routers and indexers whose scores nearly tie choose otherwise than in float64, and a few rows differ by tens of percent.
 ROUGH = "near ties of routers and indexers may fall the other way"
+SIXTEEN = Tolerance(2e-3, 0.9, True, f"activations of 16 bits for int8 weights; {ROUGH}")
 EIGHT = Tolerance(0.06, 0.5, True, f"activations of 8 bits; {ROUGH}")
 NARROW = Tolerance(0.06, 0.5, True, f"activations in bf16; {ROUGH}")
 
@@ -64,8 +64,7 @@ def tolerance(manifest: Mapping[str, Any]) -> Tolerance:
     """The tolerance for an artifact's formats."""
     weights, options = str(manifest.get("weights", "f32")), manifest.get("options", {})
     narrow = options.get("activations", "float32") == "bf16"
-    on_cpu = manifest.get("target") == "cpu"
-    if weights in ("w8a8", "int4") or (weights == "int8" and (on_cpu or narrow)):
+    if weights in ("w8a8", "int4") or (weights == "int8" and narrow):
         return EIGHT
     if narrow:
         # torch rounds a row of a product otherwise in another batch; our kernels do not.
@@ -213,7 +212,7 @@ def verify_artifact(
         bar.stage("reference", 1)
         reference = reference_logits(checkpoint, prompt, artifact.manifest)
         bar.advance(1)
-        simulated = model.simulated_note if getattr(model, "simulated", False) else ""
+        simulated = str(getattr(model, "simulated_note", "")) if getattr(model, "simulated", False) else ""
         report = Report(len(prompt), float(np.abs(reference).max()), tolerance(artifact.manifest), simulated)
         for mode, pieces in _modes(len(prompt)):
             bar.stage(mode, 1)
