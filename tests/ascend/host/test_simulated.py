@@ -105,14 +105,14 @@ def test_int8_agrees_with_the_cpu(built_int8: Built) -> None:
 
 
 def test_w8a8_agrees_with_the_cpu(built_w8a8: Built) -> None:
-    """The same integers in weights and rows, but where float32 values around them lie near a tie of their rounding."""
+    """The same integers in weights and rows: equal but for float32's rounding, until a value near a tie becomes another integer."""
     prompt = tokens(24)
     kinds = {t.get("format") for t in json.loads((built_w8a8.cpu / "manifest.json").read_text())["tensors"].values()}
     assert "w8a8" in kinds
     with opened(built_w8a8.cpu, False) as cpu, opened(built_w8a8.npu, True) as npu:
         want, got = (whole(model, prompt) for model in (cpu, npu))
-        assert agrees(got, want)
-        assert np.median(np.abs(got - want).max(-1)) <= LIMIT / 100 * np.abs(want).max()
+        moved = np.abs(got - want).max(-1) / np.abs(want).max()
+        assert moved.max() <= LIMIT and (moved <= LIMIT / 1000).mean() >= 0.75
         assert generated(npu, prompt[:9], False) == generated(cpu, prompt[:9], False)
 
 
