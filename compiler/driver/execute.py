@@ -26,13 +26,13 @@ def open_model(out: Path, threads: int | None, simulate: bool = False) -> tuple[
     from pangu_compile.runtime import Model
 
     artifact = Artifact.open(out, check=False)  # the runtime compares the sums when it loads
-    if artifact.manifest.get("target") == "torch_npu":
-        artifact.check()
-        return artifact, ProgramModel(out, threads)
     if artifact.manifest.get("target") in ASCEND_TARGETS:
         return artifact, open_ascend(artifact, threads, simulate)
     if simulate:
         raise UserError(f"--simulate is for Ascend artifacts; {out} was built for {artifact.manifest.get('target')}")
+    if artifact.manifest.get("target") == "torch_npu":
+        artifact.check()
+        return artifact, ProgramModel(out, threads)
     missing = missing_features(artifact)
     if missing:
         raise UserError(f"{out} was built for a CPU with {' '.join(missing)}, which this machine lacks; build it again")

@@ -1,9 +1,13 @@
-"""Compares a compiled artifact with the torch reference in float64, token by token."""
+"""Compares a compiled artifact with the torch reference in float64, token by token.
+
+The reference has the weights that the artifact stores: those that are rounded or quantised there are so here, and what is left to
+differ is arithmetic. How much may differ depends on the accuracy that activations have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,46 +18,96 @@ from pangu_compile.errors import UserError
 from .artifact import Artifact
 from .build import load_config
 from .checkpoint import Checkpoint
+from .execute import open_model
+from .packing import pack, unpack
 from .progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from pangu_compile.models.reference import OpenPanguForCausalLM
     from pangu_compile.runtime import Model
 
-LIMIT = 2e-4  # of the largest |logit|
+    from .targets.program import ProgramModel
+
+LIMIT = 2e-4  # of the largest |logit|, where activations have float32's accuracy
 CHUNKS = (1, 7, 64)
-DEFAULT_TOKENS = 64
+DEFAULT_TOKENS, SIMULATED_TOKENS = 64, 16
 SPECULATED = 32
+STORED = {"BF16": "bf16", "U8": "q8"}  # safetensors' dtypes, where the manifest names no format
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What counts as equal: on a `share` of the tokens all logits differ by no more than `limit` of the largest |logit|.
+
+    drafts_exact: may speculation change no token? why: what the limit is for.
+    """
+
+    limit: float
+    share: float
+    drafts_exact: bool
+    why: str
+
+    def __str__(self) -> str:
+        where = "every token" if self.share == 1 else f"{self.share:.0%} of the tokens"
+        return f"limit {self.limit:.0e} of it on {where} ({self.why})"
+
+
+EXACT = Tolerance(LIMIT, 1.0, True, "activations of float32's accuracy")
+# Routers and indexers whose scores nearly tie choose otherwise than in float64, and a few rows differ by tens of percent.
+ROUGH = "near ties of routers and indexers may fall the other way"
+SIXTEEN = Tolerance(2e-3, 0.9, True, f"activations of 16 bits for int8 weights; {ROUGH}")
+EIGHT = Tolerance(0.06, 0.5, True, f"activations of 8 bits; {ROUGH}")
+NARROW = Tolerance(0.06, 0.5, True, f"activations in bf16; {ROUGH}")
+
+
+def tolerance(manifest: Mapping[str, Any]) -> Tolerance:
+    """The tolerance for an artifact's formats."""
+    weights, options = str(manifest.get("weights", "f32")), manifest.get("options", {})
+    narrow = options.get("activations", "float32") == "bf16"
+    if weights in ("w8a8", "int4") or (weights == "int8" and narrow):
+        return EIGHT
+    if narrow:
+        # torch rounds a row of a product otherwise in another batch; our kernels do not.
+        return replace(NARROW, drafts_exact=manifest.get("target") != "torch_npu")
+    return SIXTEEN if weights in ("w8a16", "int8") else EXACT
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One way of running against the reference, over all its tokens."""
+    """One way of running against the reference, over all its tokens. within: the share of them inside the limit."""
 
     mode: str
     max_difference: float
     ratio: float
+    within: float
     greedy_agreement: float
     agrees: bool
 
 
 @dataclass
 class Report:
-    """The outcome of `verify_artifact`."""
+    """The outcome of `verify_artifact`. simulated: what ran stands in for a device; the words for it, or empty."""
 
     tokens: int
     largest_logit: float
+    tolerance: Tolerance = EXACT
+    simulated: str = ""
     differences: list[Difference] = field(default_factory=list)
     speculation_identical: bool | None = None
 
     @property
     def passed(self) -> bool:
-        return all(d.agrees for d in self.differences) and self.speculation_identical is not False
+        drafts = self.speculation_identical is not False or not self.tolerance.drafts_exact
+        return all(d.agrees for d in self.differences) and drafts
 
     def to_json(self) -> dict[str, Any]:
         return {
             "passed": self.passed,
             "tokens": self.tokens,
-            "limit": LIMIT,
+            "limit": self.tolerance.limit,
+            "share_within": self.tolerance.share,
+            "limit_for": self.tolerance.why,
+            "simulated": bool(self.simulated),
             "largest_logit": self.largest_logit,
             "max_difference": max(d.max_difference for d in self.differences),
             "ratio": max(d.ratio for d in self.differences),
@@ -63,31 +117,59 @@ class Report:
         }
 
 
-def compare(mode: str, compiled: np.ndarray, reference: np.ndarray) -> Difference:
+def compare(mode: str, compiled: np.ndarray, reference: np.ndarray, tolerance: Tolerance = EXACT) -> Difference:
     """Both [tokens, vocab]. Another greedy token is accepted only where the reference's own lead is below the limit."""
     scale = float(np.abs(reference).max()) or 1.0
-    worst = float(np.abs(compiled.astype(np.float64) - reference).max())
     rows = np.arange(len(reference))
+    difference = np.abs(compiled.astype(np.float64) - reference).max(-1)
     best, chosen = reference.argmax(-1), compiled.argmax(-1)
     lead = reference[rows, best] - reference[rows, chosen]
-    finite = bool(np.isfinite(compiled).all())
-    agrees = finite and worst <= LIMIT * scale and bool((lead <= 2 * LIMIT * scale).all())
-    return Difference(mode, worst, worst / scale, float((best == chosen).mean()), agrees)
+    limit = tolerance.limit * scale
+    within = float(((difference <= limit) & (lead <= 2 * limit)).mean())
+    agrees = bool(np.isfinite(compiled).all()) and within >= tolerance.share
+    worst = float(difference.max())
+    return Difference(mode, worst, worst / scale, within, float((best == chosen).mean()), agrees)
 
 
-def reference_logits(checkpoint: Checkpoint, tokens: Sequence[int]) -> np.ndarray:
-    """Logits [tokens, vocab] of the torch reference in float64."""
+def stored_formats(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Packing format (see `packing`) of every parameter whose values an artifact changes: rounds, or quantises."""
+    from pangu_compile.ir import DType
+
+    formats: dict[str, str] = {}
+    for name, entry in manifest["tensors"].items():
+        stored = entry.get("format")
+        layout = DType(stored).layout if stored is not None else STORED.get(entry["dtype"], "f32")
+        if layout not in ("f32", "f64", "i64", "i32", "bool", "bf16c"):  # bf16c loses nothing of bf16
+            formats.update(dict.fromkeys(name.split("+"), layout))  # weights that lie together have one entry
+    return formats
+
+
+def round_weights(model: OpenPanguForCausalLM, manifest: Mapping[str, Any]) -> None:
+    """Give the reference the values that the artifact's formats hold. What is folded at build time, and split, is not rounded."""
+    import torch
+
+    state = model.state_dict()
+    for name, layout in stored_formats(manifest).items():
+        if name not in state:
+            continue
+        values = state[name].numpy().astype(np.float32)
+        state[name].copy_(torch.from_numpy(unpack(layout, pack(layout, values), values.shape)))
+
+
+def reference_logits(checkpoint: Checkpoint, tokens: Sequence[int], manifest: Mapping[str, Any]) -> np.ndarray:
+    """Logits [tokens, vocab] of the torch reference in float64 with the values that the artifact stores."""
     import torch
 
     from pangu_compile.models.loading import load_reference
 
     model = load_reference(checkpoint.folder, dtype=torch.float64)
+    round_weights(model, manifest)
     with torch.no_grad():
         logits: np.ndarray = model(torch.tensor([list(tokens)]))[0].numpy()
     return logits
 
 
-def compiled_logits(model: Model, tokens: Sequence[int], pieces: Sequence[int]) -> np.ndarray:
+def compiled_logits(model: Model | ProgramModel, tokens: Sequence[int], pieces: Sequence[int]) -> np.ndarray:
     """Logits [tokens, vocab]: prefill in `pieces` (their sizes), then decode what is left one by one."""
     rows: list[np.ndarray] = []
     at = 0
@@ -102,36 +184,44 @@ def compiled_logits(model: Model, tokens: Sequence[int], pieces: Sequence[int]) 
 def verify_artifact(
     out: str | Path,
     against: str | Path,
-    tokens: int | Sequence[int] = DEFAULT_TOKENS,
+    tokens: int | Sequence[int] | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    simulate: bool = False,
 ) -> Report:
     """Run the artifact and the reference on the same tokens (a count: that many random ones, always the same).
 
+    Args:
+        tokens: None: DEFAULT_TOKENS, or SIMULATED_TOKENS where that is done on Ascend's simulator.
+        simulate: run an Ascend artifact on the simulator.
     Raises:
-        UserError: the artifact is damaged or was built from another configuration, or the tokens do not fit.
+        UserError: the artifact is damaged or was built from another configuration, the tokens do not fit, or an Ascend artifact
+            has no built library beside it and is not to be simulated.
     """
-    from pangu_compile.runtime import Model
-
     bar = progress or Silent()
-    artifact = Artifact.open(out)
+    artifact = Artifact.open(out, check=False)  # opening the model checks the sums
     checkpoint = Checkpoint.open(against)
     config = load_config(checkpoint)
     if artifact.manifest.get("config") != config.to_dict():
         raise UserError(f"{out} was not built from {against}: their config.json differ")
+    if tokens is None:
+        tokens = SIMULATED_TOKENS if simulate else DEFAULT_TOKENS
     prompt = _prompt(tokens, config.vocab_size, int(artifact.manifest["max_context"]))
-    bar.stage("reference", 1)
-    reference = reference_logits(checkpoint, prompt)
-    bar.advance(1)
-    report = Report(len(prompt), float(np.abs(reference).max()))
-    with Model(out, threads=threads, verify=False) as model:
+    _, opened = open_model(Path(out), threads, simulate)
+    with opened as model:
+        bar.stage("reference", 1)
+        reference = reference_logits(checkpoint, prompt, artifact.manifest)
+        bar.advance(1)
+        simulated = str(getattr(model, "simulated_note", "")) if getattr(model, "simulated", False) else ""
+        report = Report(len(prompt), float(np.abs(reference).max()), tolerance(artifact.manifest), simulated)
         for mode, pieces in _modes(len(prompt)):
             bar.stage(mode, 1)
-            report.differences.append(compare(mode, compiled_logits(model, prompt, pieces), reference))
+            report.differences.append(compare(mode, compiled_logits(model, prompt, pieces), reference, report.tolerance))
             bar.advance(1)
         if artifact.manifest.get("num_drafts"):
             bar.stage("speculation", 1)
-            report.speculation_identical = _speculation(model, prompt, int(artifact.manifest["max_context"]))
+            count = min(SPECULATED, len(prompt)) if simulate else SPECULATED
+            report.speculation_identical = _speculation(model, prompt, int(artifact.manifest["max_context"]), count)
             bar.advance(1)
     return report
 
@@ -165,10 +255,10 @@ def _split(count: int, size: int) -> list[int]:
     return [min(size, count - at) for at in range(0, count, size)]
 
 
-def _speculation(model: Model, prompt: Sequence[int], context: int) -> bool | None:
-    """Are the greedy tokens with and without drafts the same? None where the context leaves no room."""
-    start = list(prompt[: max(1, min(len(prompt), context - SPECULATED - 8))])
-    room = min(SPECULATED, context - len(start))
+def _speculation(model: Model | ProgramModel, prompt: Sequence[int], context: int, count: int) -> bool | None:
+    """Are `count` greedy tokens with and without drafts the same? None where the context leaves no room."""
+    start = list(prompt[: max(1, min(len(prompt), context - count - 8))])
+    room = min(count, context - len(start))
     if room < 2:
         return None
     runs = []

@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from pangu_compile.driver.artifact import ArtifactWriter
 from pangu_compile.driver.build import canonical_reader
 from pangu_compile.driver.checkpoint import Checkpoint
+from pangu_compile.driver.emit import Job, emit
+from pangu_compile.driver.options import make_options
 from pangu_compile.driver.progress import Silent
 from pangu_compile.driver.targets.program import ProgramModel
 from pangu_compile.driver.targets.torch_npu import Request, write_artifact
+from pangu_compile.driver.toolchain import find_compiler
 from pangu_compile.ir import Module
 from pangu_compile.models.config import OpenPanguConfig
 from pangu_compile.models.loading import load_reference
@@ -21,6 +26,7 @@ from pangu_compile.models.programs import build_programs
 from pangu_compile.models.random_checkpoint import random_config, write_random_checkpoint
 from pangu_compile.models.reference import OpenPanguForCausalLM
 from pangu_compile.passes import run_passes
+from pangu_compile.plan import PlanOptions, make_plan
 from pangu_compile.trace import trace_programs
 
 # Every feature of Flash, at the widths that the vendor's sparse attention, convolution and mHC operators take.
@@ -56,10 +62,23 @@ class Traced:
         out = self.folder / f"{chip}_{dtype}_{seed}{name}.pangu"
         if not out.exists():
             read = canonical_reader(Checkpoint.open(self.checkpoint(seed)), self.config)
-            c = self.config
-            info = {"vocab_size": c.vocab_size, "hidden_size": c.hidden_size, "num_drafts": c.num_nextn_predict_layers,
-                    "eos_token_ids": []}  # fmt: skip
-            write_artifact(Request(self.module, read, chip, dtype, CONTEXT, info, CHUNK), out, Silent())
+            write_artifact(Request(self.module, read, chip, dtype, CONTEXT, self.info(), CHUNK), out, Silent())
+        return out
+
+    def info(self) -> dict[str, Any]:
+        c = self.config
+        return {"config": c.to_dict(), "vocab_size": c.vocab_size, "hidden_size": c.hidden_size,
+                "num_drafts": c.num_nextn_predict_layers, "eos_token_ids": []}  # fmt: skip
+
+    def cpu(self, seed: int) -> Path:
+        """The artifact of the same module and weights for this machine."""
+        out = self.folder / f"cpu_{seed}.pangu"
+        if not out.exists():
+            read = canonical_reader(Checkpoint.open(self.checkpoint(seed)), self.config)
+            module = dataclasses.replace(self.module, info={**self.module.info, **self.info()})
+            plan = make_plan(module, PlanOptions(max_context=CONTEXT, max_chunk=CHUNK))
+            with ArtifactWriter(out) as writer:
+                emit(Job(plan, read, make_options(opt_level=1), find_compiler(None), self.info()), writer, Silent())
         return out
 
     def model(self, chip: str, dtype: str, seed: int) -> ProgramModel:

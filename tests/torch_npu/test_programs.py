@@ -26,7 +26,8 @@ from pangu_compile.models.config import OpenPanguConfig
 from pangu_compile.models.loading import load_reference
 from pangu_compile.models.random_checkpoint import write_random_checkpoint
 from pangu_compile.models.reference import OpenPanguForCausalLM
-from pangu_compile.runtime import Sampling
+from pangu_compile.report.text import render_text
+from pangu_compile.runtime import Model, Sampling
 from tests.report.test_page import check
 
 from .conftest import CONTEXT, FLASH, Traced
@@ -47,9 +48,9 @@ def logits(model: OpenPanguForCausalLM, tokens: Sequence[int]) -> np.ndarray:
     return values
 
 
-def generate(model: ProgramModel, tokens: Sequence[int], speculate: bool, new: int = NEW, **sampling: float) -> list[int]:
+def generate(model: ProgramModel | Model, tokens: Sequence[int], speculate: bool, new: int = NEW, **sampling: float) -> list[int]:
     with model.session(speculate=speculate) as session:
-        return session.generate(tokens, new, Sampling(**sampling), speculate).tokens  # type: ignore[arg-type]
+        return list(session.generate(tokens, new, Sampling(**sampling), speculate).tokens)  # type: ignore[arg-type]
 
 
 def check_greedy(traced: Traced, chip: str, seed: int, length: int) -> None:
@@ -151,7 +152,7 @@ def test_limits_are_errors(traced: Get) -> None:
         session.generate([1] * (CONTEXT - 2), 9)
 
 
-def check_report(artifact: Artifact, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def check_report(artifact: Artifact, folder: Path) -> None:
     """report.html, `inspect` and the source tell of the same calls."""
     assert "report.html" in artifact.manifest["files"]
     assert main(["inspect", str(artifact.path), "--json", str(folder / "r.json")]) == 0
@@ -159,8 +160,7 @@ def check_report(artifact: Artifact, folder: Path, capfd: pytest.CaptureFixture[
     calls = record["torch_npu"]
     assert record["plan_agrees"] and calls["chip"] == "ascend950" and calls["vendor_calls"] > 0
     assert f"{calls['vendor_calls']}calls of torch_npu" in check((artifact.path / "report.html").read_text()).text
-    assert main(["inspect", str(artifact.path)]) == 0
-    assert "simulated" in capfd.readouterr().out
+    assert "simulated" in render_text(record)
 
 
 def check_accuracy(checkpoint: Path, artifact: Path) -> None:
@@ -179,7 +179,7 @@ def check_accuracy(checkpoint: Path, artifact: Path) -> None:
     assert "npu_fused_causal_conv1d" in json.loads((narrow.path / "plan.json").read_text())["vendor_operators"]
 
 
-def test_build_and_its_options(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_build_and_its_options(tmp_path: Path) -> None:
     raw = {k: v for k, v in FLASH.items() if not k.startswith(("use_mhc", "mhc_", "dsa", "swa", "index", "sliding"))}
     raw |= {"num_hidden_layers": 1, "num_nextn_predict_layers": 0, "block_post_layernorm_idx": []}
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", OpenPanguConfig.from_dict(raw), 0)
@@ -187,7 +187,7 @@ def test_build_and_its_options(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     manifest = artifact.manifest
     assert (manifest["target"], manifest["chip"], manifest["weights"]) == ("torch_npu", "ascend950", "bf16")
     assert len(generate(ProgramModel(artifact.path), [1, 2], True, 3)) == 3
-    check_report(artifact, tmp_path, capfd)
+    check_report(artifact, tmp_path)
     check_accuracy(checkpoint, artifact.path)
     again = pangu_compile.build(checkpoint, tmp_path / "again.pangu", target="torch_npu", chip="ascend950", max_context=64)
     assert (again.path / "SHA256SUMS").read_bytes() == (artifact.path / "SHA256SUMS").read_bytes()
@@ -196,3 +196,29 @@ def test_build_and_its_options(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     for weights, message in (("int8", "not available for torch_npu"), ("f32", "needs activations float32")):
         with pytest.raises(UserError, match=message):
             pangu_compile.build(checkpoint, tmp_path / "y.pangu", target="torch_npu", weights=weights, activations="bf16")
+
+
+def test_sampled_drafts_are_the_cpus(traced: Get) -> None:
+    """The same seed gives the CPU artifact's tokens, drafts accepted and refused among them."""
+    plain, accepted, refused = traced("plain"), 0, 0
+    program, tokens = plain.model("ascend910b", "f32", 0), prompt(plain, 12)
+    with Model(plain.cpu(0), threads=1) as model:
+        assert generate(program, tokens, True) == generate(model, tokens, False)
+        for settings in ({"temperature": 20.0, "seed": 3}, {"temperature": 9.0, "top_k": 40, "top_p": 0.95, "seed": 11}):
+            with model.session() as session:
+                want = session.generate(tokens, 40, Sampling(**settings), True)  # type: ignore[arg-type]
+            assert generate(program, tokens, True, 40, **settings) == list(want.tokens)
+            accepted += sum(want.stats.accepted)
+            refused += sum(want.stats.drafted) - sum(want.stats.accepted)
+    assert accepted > 3 and refused > 3
+
+
+def test_verify(traced: Get, capfd: pytest.CaptureFixture[str]) -> None:
+    plain = traced("plain")
+    command = ["verify", str(plain.artifact("ascend910b", "f32", 0)), "--against", str(plain.checkpoint(0))]
+    assert main([*command, "--tokens", "20"]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("simulated: ") and "limit 2e-04 of it on every token" in out and "same tokens as without  ok" in out
+    assert main([*command, "--simulate"]) == 2 and "--simulate is for Ascend artifacts" in capfd.readouterr().err
+    other = [*command[:-1], str(plain.checkpoint(1))]
+    assert main([*other, "--tokens", "8"]) == 1 and "FAILED" in capfd.readouterr().out

@@ -131,12 +131,13 @@ class Random:
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         return float((z ^ (z >> 31)) >> 11) * 2.0**-53
 
-    def draw(self, weights: Tensor) -> int:
-        """Index drawn with these weights f64[V]."""
-        seen = torch.cumsum(weights, 0)
-        positive = weights > 0
-        above = ((self.uniform() * seen[-1] < seen) & positive).nonzero()
-        return int((above if len(above) else positive.nonzero()[-1:])[0])
+
+def draw(weights: Tensor, uniform: float) -> int:
+    """Index drawn with these weights f64[V]; uniform is in [0, 1)."""
+    seen = torch.cumsum(weights, 0)
+    positive = weights > 0
+    above = ((uniform * seen[-1] < seen) & positive).nonzero()
+    return int((above if len(above) else positive.nonzero()[-1:])[0])
 
 
 def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -217,7 +218,7 @@ class Session:
         sampling, begin = sampling or Sampling(), time.perf_counter()
         random, self.stats = Random(sampling.seed), Stats(prompt_tokens=len(tokens))
         self.stats.drafted, self.stats.accepted = [0] * self.heads, [0] * self.heads
-        pending = self._choose(self.prefill(tokens), sampling, random)
+        pending = self._choose(self.prefill(tokens), sampling, random.uniform() if sampling.temperature > 0 else 0.0)
         self.stats.prefill_seconds = time.perf_counter() - begin
         if max_new_tokens <= 0:
             return
@@ -242,7 +243,9 @@ class Session:
             raise ValueError(f"context full: {self.context} positions")
         room = (self.context - self.length - 1, max_new_tokens - self.stats.new_tokens - 1, self.d.max_chunk - 1)
         count = min(self.heads if speculate else 0, *room)
-        tokens = self._verify(pending, self._propose(pending, count, sampling, random), sampling, random)
+        # As many numbers whatever becomes of the drafts: as the runtime does, so that the same seed gives the same tokens.
+        uniform = [random.uniform() if sampling.temperature > 0 else 0.0 for _ in range(2 * count + 1)]
+        tokens = self._verify(pending, self._propose(pending, count, sampling, uniform), sampling, uniform[count:])
         self.stats.steps += 1
         for i in range(count):
             self.stats.drafted[i] += 1
@@ -314,49 +317,54 @@ class Session:
 
     # Drafts and their verification.
 
-    def _choose(self, logits: Tensor, sampling: Sampling, random: Random) -> int:
+    def _choose(self, logits: Tensor, sampling: Sampling, uniform: float) -> int:
         if not bool(torch.isfinite(logits.max())) or bool(torch.isnan(logits).any()):
             raise ValueError(f"the logits after {self.length} tokens are not finite")
         if sampling.temperature <= 0:
             return int(torch.argmax(logits))
-        return random.draw(distribution(logits, sampling))
+        return draw(distribution(logits, sampling), uniform)
 
-    def _propose(self, pending: int, count: int, sampling: Sampling, random: Random) -> list[tuple[int, Tensor | None]]:
-        """Drafts that follow the pending token, with the distribution that each was drawn from."""
+    def _propose(
+        self, pending: int, count: int, sampling: Sampling, uniform: Sequence[float]
+    ) -> list[tuple[int, Tensor | None]]:  # fmt: skip
+        """Drafts that follow the pending token, with the distribution that each was drawn from. uniform: one for each draft."""
         drafts: list[tuple[int, Tensor | None]] = []
         extra = [pending]
         for head in range(1, count + 1):
             logits = self._feed_head(head, self.length + head - 2, extra, True)
             assert logits is not None
             if sampling.temperature <= 0:
-                drafts.append((self._choose(logits, sampling, random), None))
+                drafts.append((self._choose(logits, sampling, 0.0), None))
             else:
                 q = distribution(logits, sampling)
-                drafts.append((random.draw(q), q))
+                drafts.append((draw(q, uniform[head - 1]), q))
             extra.append(drafts[-1][0])
         return drafts
 
     def _verify(
-        self, pending: int, drafts: Sequence[tuple[int, Tensor | None]], sampling: Sampling, random: Random
+        self, pending: int, drafts: Sequence[tuple[int, Tensor | None]], sampling: Sampling, uniform: Sequence[float]
     ) -> list[int]:
-        """The accepted drafts and one token of the trunk's own; the states then hold the pending token and those drafts."""
+        """The accepted drafts and one token of the trunk's own; the states then hold the pending token and those drafts.
+
+        uniform: read in order, one for each draft that is looked at, one for the draw.
+        """
         start, result = self.length, list[int]()
         logits = self._step([pending, *(token for token, _ in drafts)], range(len(drafts) + 1))
-        for row, (guess, q) in zip(logits, drafts, strict=False):
+        for i, (row, (guess, q)) in enumerate(zip(logits, drafts, strict=False)):
             if q is None:
-                result.append(self._choose(row, sampling, random))
+                result.append(self._choose(row, sampling, 0.0))
                 if result[-1] != guess:
                     break
                 continue
             p = distribution(row, sampling)
-            if random.uniform() * float(q[guess]) < float(p[guess]):
+            if uniform[i] * float(q[guess]) < float(p[guess]):
                 result.append(guess)
                 continue
             rest = (p - q).clamp(min=0)
-            result.append(random.draw(rest if bool(rest.any()) else p))
+            result.append(draw(rest if bool(rest.any()) else p, uniform[i + 1]))
             break
         else:
-            result.append(self._choose(logits[-1], sampling, random))
+            result.append(self._choose(logits[-1], sampling, uniform[len(drafts)]))
         self._rollback(start + len(result))
         return result
 

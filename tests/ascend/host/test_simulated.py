@@ -16,6 +16,7 @@ from pangu_compile.cli import main
 from pangu_compile.driver.artifact import Artifact
 from pangu_compile.driver.execute import open_model
 from pangu_compile.models.random_checkpoint import SMALL, TINY, Sizes, random_config, write_random_checkpoint
+from pangu_compile.runtime import Sampling
 
 if TYPE_CHECKING:
     from conftest import Built
@@ -101,6 +102,44 @@ def test_int8_agrees_with_the_cpu(built_int8: Built) -> None:
         assert (got.argmax(-1) == want.argmax(-1)).all()
         plain = generated(npu, tokens(9), False)
         assert plain == generated(npu, tokens(9), True) == generated(cpu, tokens(9), False)
+
+
+def test_w8a8_agrees_with_the_cpu(built_w8a8: Built) -> None:
+    """The same integers in weights and rows: equal but for float32's rounding, until a value near a tie becomes another integer."""
+    prompt = tokens(24)
+    kinds = {t.get("format") for t in json.loads((built_w8a8.cpu / "manifest.json").read_text())["tensors"].values()}
+    assert "w8a8" in kinds
+    with opened(built_w8a8.cpu, False) as cpu, opened(built_w8a8.npu, True) as npu:
+        want, got = (whole(model, prompt) for model in (cpu, npu))
+        moved = np.abs(got - want).max(-1) / np.abs(want).max()
+        assert moved.max() <= LIMIT and (moved <= LIMIT / 1000).mean() >= 0.75
+        assert generated(npu, prompt[:9], False) == generated(cpu, prompt[:9], False)
+
+
+def test_sampled_drafts_are_the_cpus(built: Built) -> None:
+    """The CPU's step is one program that samples and verifies; Ascend's runtime does it draft by draft, with the same numbers."""
+    prompt, accepted, refused = tokens(9), 0, 0
+    with opened(built.cpu, False) as cpu, opened(built.npu, True) as npu:
+        for sampling in (Sampling(temperature=20.0, seed=3), Sampling(temperature=9.0, top_k=40, top_p=0.95, seed=11)):
+            found = []
+            for model in (cpu, npu):
+                with model.session() as session:
+                    found.append(session.generate(prompt, max_new_tokens=16, sampling=sampling))
+            assert list(found[0].tokens) == list(found[1].tokens) and found[0].stats.accepted == found[1].stats.accepted
+            accepted += sum(found[0].stats.accepted)
+            refused += sum(found[0].stats.drafted) - sum(found[0].stats.accepted)
+    assert accepted > 3 and refused > 3
+
+
+def test_verify(built: Built, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["verify", str(built.npu), "--against", str(built.checkpoint), "--tokens", "9"]
+    assert main(command) == 2
+    refused = capfd.readouterr().err
+    assert "--simulate" in refused and refused.count("\n") == 1
+    assert main([*command, "--simulate", "--json"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    assert record["passed"] and record["simulated"] and record["speculation_identical"] and record["limit"] == 2e-4
+    assert [m["mode"] for m in record["modes"]] == ["prefill", "prefill+decode", "chunks of 1", "chunks of 7"]
 
 
 def test_greedy_tokens_with_and_without_drafts(built: Built) -> None:

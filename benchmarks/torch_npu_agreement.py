@@ -1,0 +1,105 @@
+"""Random small checkpoints: the torch_npu program on CPU reference implementations (simulated) against the CPU artifact.
+
+    python benchmarks/torch_npu_agreement.py --seeds 9 [--sizes small] [--first 0] [--weights f32]
+        [--activations bf16] [--json FILE]
+
+Both have the same weights. One line a checkpoint: the largest |logit difference| on the prompt, over all its tokens and of the
+median one, as a share of the largest |logit|, and how often the top token is the same; how many of the greedy tokens agree (up to
+the first that differs), with drafts and without; and of the sampled ones (temperature 20: drafts are accepted and refused), of the
+same seed. Sizes as in `ascend_agreement.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import pangu_compile
+from pangu_compile.driver.execute import open_model
+from pangu_compile.models.random_checkpoint import SMALL, TINY, random_config, write_random_checkpoint
+from pangu_compile.runtime import Sampling
+
+CONTEXT = 256
+SIZES = {"small": SMALL, "tiny": TINY}
+SAMPLED = Sampling(temperature=20.0, seed=1)
+RUNS = {"plain": (Sampling(), False), "drafted": (Sampling(), True), "sampled": (SAMPLED, True)}
+
+
+def run(path: Path, prompt: list[int], count: int) -> tuple[np.ndarray, dict[str, list[int]]]:
+    """Logits [tokens, vocab] of the prompt, and the tokens of every run."""
+    _, model = open_model(path, 1)
+    with model:
+        with model.session(speculate=False) as session:
+            logits = session.prefill(prompt, all_logits=True)
+        found = {}
+        for name, (sampling, speculate) in RUNS.items():
+            with model.session(speculate=speculate) as session:
+                found[name] = list(session.generate(prompt, count, sampling, speculate).tokens)
+    return logits, found
+
+
+def same(a: list[int], b: list[int]) -> int:
+    """How many tokens agree before the first that differs."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
+
+
+def check(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    config = dataclasses.replace(random_config(seed, SIZES[options.sizes]), max_position_embeddings=CONTEXT)
+    checkpoint = write_random_checkpoint(folder / "checkpoint", config, seed=seed)
+    pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=options.weights, opt_level=1)
+    formats = {"weights": options.weights, "activations": options.activations}
+    pangu_compile.build(checkpoint, folder / "npu.pangu", target="torch_npu", chip=options.chip, **formats)
+    prompt = np.random.default_rng(seed + 1000).integers(0, config.vocab_size, options.tokens).tolist()
+    (want, tokens), (got, ours) = (run(folder / f"{name}.pangu", prompt, options.generate) for name in ("cpu", "npu"))
+    rows = np.abs(got - want).max(-1) / np.abs(want).max()
+    return {
+        "seed": seed, "largest": float(rows.max()), "median": float(np.median(rows)),
+        "top": float((got.argmax(-1) == want.argmax(-1)).mean()),
+        **{name: same(ours[name], tokens["plain" if name == "drafted" else name]) for name in RUNS},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="tiny", choices=tuple(SIZES))
+    parser.add_argument("--seeds", type=int, default=9)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--weights", default="bf16", choices=("bf16", "f32"))
+    parser.add_argument("--activations", default="float32", choices=("float32", "bf16"))
+    parser.add_argument("--chip", default="ascend910b")
+    parser.add_argument("--tokens", type=int, default=70)
+    parser.add_argument("--generate", type=int, default=24)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    records = []
+    for seed in range(options.first, options.first + options.seeds):
+        folder, begin = Path(tempfile.mkdtemp(prefix="pangu-agreement-")), time.perf_counter()
+        try:
+            r = check(seed, folder, options)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        records.append(r)
+        tokens = ", ".join(f"{name} {r[name]}" for name in RUNS)
+        print(
+            f"seed {seed:3d} {r['largest']:.2e} largest, {r['median']:.2e} median, top {r['top']:.1%}; of {options.generate} tokens"
+            f" {tokens}  {time.perf_counter() - begin:.0f} s", flush=True,
+        )  # fmt: skip
+        if options.json:
+            options.json.write_text(json.dumps(records, indent=1) + "\n")
+    for name in RUNS:
+        equal = sum(r[name] == options.generate for r in records)
+        print(f"{equal} of {options.seeds} with all {name} tokens the CPU's (simulated)")
+
+
+if __name__ == "__main__":
+    main()
