@@ -51,8 +51,8 @@ def device_flags(unit: str) -> list[str]:
 
 def host_flags() -> list[str]:
     root = Path(TOOLKIT or "")
-    folders = [root / "aarch64-linux/include", root / "opp/built-in/op_impl/ai_core/tbe/op_api/include", CORE / "core", CORE / "include"]
-    return [f"-I{f}" for f in folders]
+    vendor = [root / "aarch64-linux/include", root / "opp/built-in/op_impl/ai_core/tbe/op_api/include"]
+    return [f"-I{f}" for f in [*vendor, CORE / "core", CORE / "include"]]
 
 
 def complaint(source: Path, flags: list[str]) -> str:
