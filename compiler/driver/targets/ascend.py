@@ -227,7 +227,7 @@ def _facts(request: Request, host: HostProgram) -> dict[str, Any]:
     target = request.options.target
     return {
         "target": target, "chip": EXAMPLE_CHIPS[target], "kernels": host.kernels, "max_context": request.max_context,
-        "max_chunk": host.max_chunk, "weights": request.options.weights,
+        "max_chunk": host.max_chunk, "weights": request.options.weights, "activations": request.options.activations,
     }  # fmt: skip
 
 
