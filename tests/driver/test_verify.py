@@ -39,7 +39,7 @@ def test_the_reference_gets_the_stored_values() -> None:
     tensors = {"a+b": {"dtype": "U8"}, "c": {"dtype": "BF16"}, "d": {"dtype": "F32"}, "folded": {"dtype": "BF16"}}
     assert stored_formats({"tensors": tensors}) == {"a": "q8", "b": "q8", "c": "bf16", "folded": "bf16"}
     packed = {"x": {"dtype": "U8", "format": "q4"}, "y": {"dtype": "U8", "format": "bf16c"}}
-    assert stored_formats({"tensors": packed}) == {"x": "q4"}
+    assert stored_formats({"tensors": packed}) == {"x": "q4", "y": "bf16"}
     round_weights(model, {"tensors": tensors})  # type: ignore[arg-type]
     moved = {n: np.abs(model[n].detach().numpy() - before[n]).max(-1) / np.abs(before[n]).max(-1) for n in names}
     assert (moved["a"] <= 0.51 / 127).all() and (moved["b"] > 1e-4).all() and (moved["d"] == 0).all()
