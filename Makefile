@@ -1,4 +1,5 @@
 # make demo: compile the small trained checkpoint and generate text with it. make test: everything that must pass.
+# make test-cann CANN_HEADERS=DIR: generated Ascend sources against the headers of CANN; takes an hour or two.
 # make test-avx512: the kernels for AVX-512 under an emulator, on a Debian machine with bochs; takes an hour.
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ TORCH_INDEX ?=
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: all demo test lint types unit test-avx512 clean
+.PHONY: all demo test lint types unit test-avx512 test-cann clean
 
 all: demo
 
@@ -44,6 +45,9 @@ unit: $(VENV)/.installed
 
 test-avx512: $(VENV)/.installed
 	$(BIN)/python -m tests.emulated
+
+test-cann: $(VENV)/.installed
+	CANN_HEADERS=$(CANN_HEADERS) $(BIN)/python -m pytest tests/ascend/test_toolkit.py
 
 clean:
 	rm -rf build
