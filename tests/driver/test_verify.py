@@ -15,9 +15,9 @@ from pangu_compile.driver.verify import EIGHT, EXACT, NARROW, SIXTEEN, compare, 
     ("target", "weights", "activations", "expected"),
     [
         ("cpu", "f32", None, EXACT), ("cpu", "bf16", None, EXACT), ("cpu", "int8", None, SIXTEEN), ("cpu", "int4", None, EIGHT),
-        ("cpu", "w8a8", None, EIGHT), ("ascend910b", "bf16", "float32", EXACT), ("ascend910b", "int8", "float32", SIXTEEN),
+        ("cpu", "w8a8", None, EIGHT), ("ascend910b", "bf16", "float32", EXACT), ("ascend910b", "int8", "float32", EXACT),
         ("ascend910b", "int8", "bf16", EIGHT), ("ascend910b", "w8a8", "float32", EIGHT), ("ascend910b", "bf16", "bf16", NARROW),
-        ("torch_npu", "bf16", "float32", EXACT),
+        ("torch_npu", "bf16", "float32", EXACT), ("ascend910b", "w8a16", "float32", SIXTEEN),
     ],
 )  # fmt: skip
 def test_tolerance_follows_the_accuracy_of_activations(target: str, weights: str, activations: str | None, expected: Any) -> None:
