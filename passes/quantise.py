@@ -41,7 +41,6 @@ FORMATS = {
 # From the widest to the narrowest; a weight with several readers takes the widest that one of them asks for.
 _ORDER = (DType.f32, DType.bf16, DType.bf16c, DType.w8a24, DType.q8, DType.q8i, DType.w8a8, DType.q4)
 COLUMNS = 1 << 16  # of a row in which bf16c can list weights
-PLAIN = {DType.bf16c: DType.bf16, DType.q8i: DType.q8}  # the same numbers row by row
 
 Compresses = Callable[[str], bool]
 
@@ -63,7 +62,7 @@ def _wanted(node: Node, position: int, target: DType, keeping: bool, logits: fro
         return DType.bf16 if node.op == "linear" and node.output in logits else KEPT.get(slot, target)
     # Every cached row goes through kv_b, and int4 there costs most of the accuracy that int4 costs in all. It is also read
     # transposed, which bf16c and q8i are not made for.
-    return {DType.q4: DType.q8, **PLAIN}.get(target, target) if slot == "kv_b" else target
+    return {DType.q4: DType.q8}.get(target, target.plain) if slot == "kv_b" else target
 
 
 class _Readers:
@@ -144,9 +143,9 @@ def quantise_weights(module: Module, weight_format: str, compresses: Compresses 
     target = DType.bf16c if weight_format == "bf16" and compresses is not None else FORMATS[weight_format]
     for names, values, dtype in _Readers(module, target, weight_format in KEEPING).weights():
         if not all(_rows_fit(module.weights[name], dtype) for name in names):
-            dtype = PLAIN[dtype]
+            dtype = dtype.plain
         if dtype is DType.bf16c and not all(_fits(module, n, dtype) and compresses is not None and compresses(n) for n in names):
-            dtype = PLAIN[dtype]
+            dtype = dtype.plain
         if dtype is DType.f32 or not all(_fits(module, name, dtype) for name in names):
             continue
         for name in names:

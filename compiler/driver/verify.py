@@ -34,7 +34,6 @@ CHUNKS = (1, 7, 64)
 DEFAULT_TOKENS, SIMULATED_TOKENS = 64, 16
 SPECULATED = 32
 STORED = {"BF16": "bf16", "U8": "q8"}  # safetensors' dtypes, where the manifest names no format
-SAME_NUMBERS = {"bf16c": "bf16", "q8i": "q8"}  # rows one by one
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def stored_formats(manifest: Mapping[str, Any]) -> dict[str, str]:
     for name, entry in manifest["tensors"].items():
         stored = entry.get("format")
         layout = DType(stored).layout if stored is not None else STORED.get(entry["dtype"], "f32")
-        layout = SAME_NUMBERS.get(layout, layout)
+        layout = DType(layout).plain.value
         if layout not in ("f32", "f64", "i64", "i32", "bool"):
             formats.update(dict.fromkeys(name.split("+"), layout))  # weights that lie together have one entry
     return formats

@@ -75,6 +75,11 @@ class DType(Enum):
         return {"bf16c": 4, "q8i": 8}.get(self.value, 1)
 
     @property
+    def plain(self) -> DType:
+        """The format of the same numbers whose rows lie one by one."""
+        return {"bf16c": DType.bf16, "q8i": DType.q8}.get(self.value, self)
+
+    @property
     def is_packed(self) -> bool:
         """Rows of their own layout, with scales behind them."""
         return self.is_quantised or self is DType.bf16c
