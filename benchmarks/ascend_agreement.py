@@ -19,16 +19,13 @@ Then whether greedy tokens agree with the CPU's, and with and without drafts. Ev
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from agreement import parser, random_checkpoint, save, seeds_and_folders
 
 from pangu_compile.driver.artifact import ArtifactWriter
 from pangu_compile.driver.bf16 import from_bf16, to_bf16
@@ -44,14 +41,12 @@ from pangu_compile.driver.targets.ascend import STEPS, Request, write_artifact
 from pangu_compile.driver.toolchain import find_compiler
 from pangu_compile.ir import DType, Graph, Module, Value, evaluate_dim, opdef
 from pangu_compile.models.loading import load_reference
-from pangu_compile.models.random_checkpoint import SMALL, TINY, random_config, write_random_checkpoint
 from pangu_compile.plan import PlanOptions, make_plan
 from pangu_compile.plan.plan import PlannedWeight, _weights
 
 CONTEXT = 256
 WIDE_RESULTS = {"new_post", "new_res", "new_x", "weight", "iw"}  # float32 on the device
 WIDE_OPERATORS = {"rotary_table", "attention_output", "dense_ffn", "broadcast"}
-SIZES = {"small": SMALL, "tiny": TINY}
 LIMIT, SAME = 0.02, 0.98
 CPU_FORMATS = {"w8a24": "w8a16"}  # where a CPU has not what Ascend has: the same weights
 Agreement = tuple[float, float, int]
@@ -147,8 +142,7 @@ def build_both(checkpoint: Path, folder: Path, weights: str, activations: str, t
 
 def check(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Build both artifacts of the seed's checkpoint and compare them."""
-    config = dataclasses.replace(random_config(seed, SIZES[options.sizes]), max_position_embeddings=512)
-    checkpoint = write_random_checkpoint(folder / "checkpoint", config, seed=seed)
+    config, checkpoint = random_checkpoint(seed, folder, options.sizes, 512)
     module, read = build_both(checkpoint, folder, options.weights, options.activations, options.target)
     rng = np.random.default_rng(seed + 1000)
     prompt = rng.integers(0, config.vocab_size, options.tokens).tolist()
@@ -190,30 +184,18 @@ def line(r: dict[str, Any], seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="tiny", choices=tuple(SIZES))
-    parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--weights", default="bf16", choices=("bf16", "int8", "w8a16", "w8a8"))
-    parser.add_argument("--activations", default="float32", choices=("float32", "bf16"))
-    parser.add_argument("--target", default="ascend910b")
-    parser.add_argument("--tokens", type=int, default=70)
-    parser.add_argument("--generate", type=int, default=24)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    records = []
-    for seed in range(options.first, options.first + options.seeds):
-        folder, begin = Path(tempfile.mkdtemp(prefix="pangu-agreement-")), time.perf_counter()
+    options_parser = parser(__doc__, 30, ("bf16", "int8", "w8a16", "w8a8"))
+    options_parser.add_argument("--target", default="ascend910b")
+    options = options_parser.parse_args()
+    records: list[dict[str, Any]] = []
+    for seed, folder in seeds_and_folders(options):
+        begin = time.perf_counter()
         try:
             records.append(check(seed, folder, options))
             print(line(records[-1], time.perf_counter() - begin), flush=True)
         except Exception as error:
             print(f"seed {seed:3d} FAILED {type(error).__name__}: {error}", flush=True)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        if options.json:
-            options.json.write_text(json.dumps(records, indent=1) + "\n")
+        save(records, options)
     for key, words in (("within", f"{options.tokens} tokens"), ("drawn_within", "prompts of the lengths drawn")):
         print(f"{sum(r[key] for r in records)} of {options.seeds} within {LIMIT:.0%} and {SAME:.0%} on {words} (simulated)")
 

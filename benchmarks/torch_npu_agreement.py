@@ -12,24 +12,18 @@ same seed. Sizes as in `ascend_agreement.py`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from agreement import parser, random_checkpoint, save, seeds_and_folders
 
 import pangu_compile
 from pangu_compile.driver.execute import open_model
-from pangu_compile.models.random_checkpoint import SMALL, TINY, random_config, write_random_checkpoint
 from pangu_compile.runtime import Sampling
 
 CONTEXT = 256
-SIZES = {"small": SMALL, "tiny": TINY}
 SAMPLED = Sampling(temperature=20.0, seed=1)
 RUNS = {"plain": (Sampling(), False), "drafted": (Sampling(), True), "sampled": (SAMPLED, True)}
 
@@ -53,8 +47,7 @@ def same(a: list[int], b: list[int]) -> int:
 
 
 def check(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    config = dataclasses.replace(random_config(seed, SIZES[options.sizes]), max_position_embeddings=CONTEXT)
-    checkpoint = write_random_checkpoint(folder / "checkpoint", config, seed=seed)
+    config, checkpoint = random_checkpoint(seed, folder, options.sizes, CONTEXT)
     pangu_compile.build(checkpoint, folder / "cpu.pangu", weights=options.weights, opt_level=1)
     formats = {"weights": options.weights, "activations": options.activations}
     pangu_compile.build(checkpoint, folder / "npu.pangu", target="torch_npu", chip=options.chip, **formats)
@@ -69,33 +62,20 @@ def check(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="tiny", choices=tuple(SIZES))
-    parser.add_argument("--seeds", type=int, default=9)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--weights", default="bf16", choices=("bf16", "f32"))
-    parser.add_argument("--activations", default="float32", choices=("float32", "bf16"))
-    parser.add_argument("--chip", default="ascend910b")
-    parser.add_argument("--tokens", type=int, default=70)
-    parser.add_argument("--generate", type=int, default=24)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options_parser = parser(__doc__, 9, ("bf16", "f32"))
+    options_parser.add_argument("--chip", default="ascend910b")
+    options = options_parser.parse_args()
     records = []
-    for seed in range(options.first, options.first + options.seeds):
-        folder, begin = Path(tempfile.mkdtemp(prefix="pangu-agreement-")), time.perf_counter()
-        try:
-            r = check(seed, folder, options)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    for seed, folder in seeds_and_folders(options):
+        begin = time.perf_counter()
+        r = check(seed, folder, options)
         records.append(r)
         tokens = ", ".join(f"{name} {r[name]}" for name in RUNS)
         print(
             f"seed {seed:3d} {r['largest']:.2e} largest, {r['median']:.2e} median, top {r['top']:.1%}; of {options.generate} tokens"
             f" {tokens}  {time.perf_counter() - begin:.0f} s", flush=True,
         )  # fmt: skip
-        if options.json:
-            options.json.write_text(json.dumps(records, indent=1) + "\n")
+        save(records, options)
     for name in RUNS:
         equal = sum(r[name] == options.generate for r in records)
         print(f"{equal} of {options.seeds} with all {name} tokens the CPU's (simulated)")
