@@ -121,6 +121,8 @@ def narrowed(module: Module, wide_streams: bool) -> Module:
     The graphs are changed in place, so this comes after everything that reads their types. wide_streams: residual streams, the
     values of three axes that mHC's operators read and write, stay float32.
     """
+    from .targets.ascend_estimate import device_module
+
     kept: set[Value] = set()
     for program in module.programs.values():
         roles = zip(program.graph.params, program.params, strict=True)
@@ -132,7 +134,7 @@ def narrowed(module: Module, wide_streams: bool) -> Module:
         for value in (*graph.params, *(v for node in graph.nodes for v in node.outputs)):
             if value not in kept and value.type.dtype is DType.f32 and value.type.rank > 0:
                 value.type = TensorType(DType.bf16, value.type.shape)
-    return replace(module, states={name: replace(s, dtype="bf16") for name, s in module.states.items()})
+    return device_module(module, "bf16")
 
 
 def _mark(module: Module, graph: Graph, own: set[Value], found: set[Value]) -> None:
