@@ -7,6 +7,7 @@
 //   IAcc      exact int32 sums of products, spread over lanes
 //   f4        four floats: the sums of four vectors
 //   Nibbles   kUnit groups of 32 four-bit weights, as bytes 0..15; Bytes8 as many signed activations, in the order of x8_pack
+//   round32   32 floats times a factor, rounded to integers of 16 bits (halves to even); narrow32 their lower halves; sum32 their sum
 //   n_dot     their products' sums as floats: each group's in four lanes. f_groups: kUnit numbers, each in the four lanes
 // PANGU_PORTABLE chooses the last variant whatever the processor (tests).
 #pragma once
@@ -71,6 +72,57 @@ inline f4 sum4_of8(__m256i a, __m256i b, __m256i c, __m256i d) {
 }
 
 inline void x_pack32(const int16_t *q, uint8_t *out) { std::memcpy(out, q, 64); }
+
+inline void round32(const float *x, float factor, int16_t *q) {
+  const __m256 f = _mm256_set1_ps(factor);
+  for (int i = 0; i < 32; i += 16) {
+    const __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), f)), b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), f));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(q + i), _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
+  }
+}
+inline void narrow32(const int16_t *q, int8_t *out) {
+  const __m256i *const v = reinterpret_cast<const __m256i *>(q);
+  const __m256i bytes = _mm256_packs_epi16(_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1));
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(out), _mm256_permute4x64_epi64(bytes, 0xd8));
+}
+inline int32_t sum32(const int16_t *q) {
+  const __m256i *const v = reinterpret_cast<const __m256i *>(q), one = _mm256_set1_epi16(1);
+  const __m256i s = _mm256_add_epi32(_mm256_madd_epi16(_mm256_loadu_si256(v), one), _mm256_madd_epi16(_mm256_loadu_si256(v + 1), one));
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_srli_si128(four, 8));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_srli_si128(two, 4)));
+}
+
+#elif defined(PANGU_SIMD_NEON)
+
+inline void round32(const float *x, float factor, int16_t *q) {
+  for (int i = 0; i < 32; i += 8) {
+    const int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i), factor)), b = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + i + 4), factor));
+    vst1q_s16(q + i, vcombine_s16(vmovn_s32(a), vmovn_s32(b)));
+  }
+}
+inline void narrow32(const int16_t *q, int8_t *out) {
+  for (int i = 0; i < 32; i += 8) vst1_s8(out + i, vmovn_s16(vld1q_s16(q + i)));
+}
+inline int32_t sum32(const int16_t *q) {
+  int32_t total = 0;
+  for (int i = 0; i < 32; i += 8) total += vaddlvq_s16(vld1q_s16(q + i));
+  return total;
+}
+
+#else
+
+inline void round32(const float *x, float factor, int16_t *q) {
+  for (int i = 0; i < 32; ++i) q[i] = static_cast<int16_t>(__builtin_rintf(x[i] * factor));
+}
+inline void narrow32(const int16_t *q, int8_t *out) {
+  for (int i = 0; i < 32; ++i) out[i] = static_cast<int8_t>(q[i]);
+}
+inline int32_t sum32(const int16_t *q) {
+  int32_t total = 0;
+  for (int i = 0; i < 32; ++i) total += q[i];
+  return total;
+}
 
 #endif
 

@@ -10,36 +10,30 @@ struct Peak {
 };
 
 inline Peak peak_of(const float *x, int64_t n) {
-  constexpr int kParts = 16;
-  float peaks[kParts] = {}, bad[kParts] = {};
+  vec peaks[2] = {}, bad[2] = {};
+  const auto look = [&](int part, vec v) {
+    const vec a = v < vec{} ? -v : v;
+    peaks[part] = peaks[part] < a ? a : peaks[part];
+    bad[part] += a * vec{};
+  };
   int64_t i = 0;
-  for (; i + kParts <= n; i += kParts)
-    for (int l = 0; l < kParts; ++l) {
-      const float a = std::fabs(x[i + l]);
-      peaks[l] = peaks[l] < a ? a : peaks[l];
-      bad[l] += a * 0.0f;
-    }
-  for (int l = 0; i + l < n; ++l) {
-    const float a = std::fabs(x[i + l]);
-    peaks[l] = peaks[l] < a ? a : peaks[l];
-    bad[l] += a * 0.0f;
-  }
-  float peak = 0, spoiled = 0;
-  for (int l = 0; l < kParts; ++l) peak = peak < peaks[l] ? peaks[l] : peak, spoiled += bad[l];
-  return {peak, spoiled};
+  for (; i + 2 * kWidth <= n; i += 2 * kWidth) look(0, load(x + i)), look(1, load(x + i + kWidth));
+  for (; i + kWidth <= n; i += kWidth) look(0, load(x + i));
+  if (i < n) look(1, load_part(x + i, n - i));
+  return {most(peaks[0] < peaks[1] ? peaks[1] : peaks[0]), sum(bad[0] + bad[1])};
 }
 
-// n columns of a group times `inverse`, rounded, and zeros behind them; returns their sum. Zeros where `inverse` is 0.
-template <class Int> inline int32_t round_group(const float *x, int64_t n, float inverse, Int *q) {
-  float padded[kQuantGroup] = {};
-  std::memcpy(padded, x, static_cast<size_t>(n) * 4);
-  int32_t total = 0;
-  for (int l = 0; l < kQuantGroup; ++l) {
-    const int32_t value = inverse > 0.0f ? static_cast<int32_t>(__builtin_rintf(padded[l] * inverse)) : 0;
-    q[l] = static_cast<Int>(value);
-    total += value;
+// n columns of a group times `inverse`, rounded, and zeros behind them. Zeros where `inverse` is 0.
+inline void round_group(const float *x, int64_t n, float inverse, int16_t *q) {
+  if (!(inverse > 0.0f)) {
+    std::memset(q, 0, sizeof(int16_t) * kQuantGroup);
+  } else if (n < kQuantGroup) {
+    float padded[kQuantGroup] = {};
+    std::memcpy(padded, x, static_cast<size_t>(n) * 4);
+    simd::round32(padded, inverse, q);
+  } else {
+    simd::round32(x, inverse, q);
   }
-  return total;
 }
 
 // fours: as rows in eights read them.
@@ -82,7 +76,10 @@ inline void prepare_record4(const float *x, int64_t I, uint8_t *record) {
       const Peak peak = peak_of(x + begin, n);
       scales[g] = peak.largest / kPeak + peak.spoiled;
       const float inverse = peak.usable() ? kPeak / peak.largest : 0.0f;
-      offsets[g] = static_cast<float>(-8 * round_group(x + begin, n, inverse, q + (g - unit) * kQuantGroup)) * scales[g];
+      int16_t wide[kQuantGroup];
+      round_group(x + begin, n, inverse, wide);
+      simd::narrow32(wide, q + (g - unit) * kQuantGroup);
+      offsets[g] = static_cast<float>(-8 * simd::sum32(wide)) * scales[g];
     }
     simd::x8_pack(q, reinterpret_cast<int8_t *>(record) + unit * kQuantGroup);
   }

@@ -83,6 +83,23 @@ inline float sum(vec v) {
   return g[0] + g[1];
 }
 
+// The largest lane, where none is NaN.
+inline float most(vec v) {
+#if defined(__AVX512F__)
+  const vec8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const vec8 w = a < b ? b : a;
+  const vec4 c = __builtin_shufflevector(w, w, 0, 1, 2, 3), d = __builtin_shufflevector(w, w, 4, 5, 6, 7);
+  const vec4 f = c < d ? d : c;
+#elif defined(__AVX__)
+  const vec4 c = __builtin_shufflevector(v, v, 0, 1, 2, 3), d = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  const vec4 f = c < d ? d : c;
+#else
+  const vec4 f = v;
+#endif
+  const vec4 upper = __builtin_shufflevector(f, f, 2, 3, 0, 1), g = f < upper ? upper : f;
+  return g[0] < g[1] ? g[1] : g[0];
+}
+
 // Two partial sums, so that additions overlap; one order of operations for every caller.
 inline float dot(const float *a, const float *b, int64_t n) {
   vec s0{}, s1{};
