@@ -191,10 +191,13 @@ class Session:
 
     def generate(
         self, tokens: Iterable[int], max_new_tokens: int = 128, sampling: Sampling | None = None, speculate: bool = True,
-        stop_tokens: Iterable[int] = (), on_token: Callable[[int], object] | None = None,
+        stop_tokens: Iterable[int] = (), on_token: Callable[[int], object] | None = None, drafts: int | None = None,
     ) -> Result:  # fmt: skip
-        """Append `tokens`, then generate. The tokens do not depend on `speculate` when greedy; nor does their
+        """Append `tokens`, then generate. The tokens do not depend on `speculate` and `drafts` when greedy; nor does their
         distribution when sampling. on_token sees each final token and ends the generation by returning False.
+
+        drafts: at most that many in a step. None: greedy generation on a CPU makes as many as turn out to be fastest; all
+        other generation as many as the model has heads, so that a seed gives the same tokens again.
 
         The last generated token is not yet in the session: pass it with the next call's tokens.
 
@@ -204,10 +207,13 @@ class Session:
         ids, stops = token_array(tokens), token_array(stop_tokens)
         if max_new_tokens < 0:
             raise InputError(f"max_new_tokens is {max_new_tokens}; give 0 or more")
+        if drafts is not None and not 1 <= drafts <= self.model.num_drafts:
+            heads = f"give 1 to {self.model.num_drafts}" if self.model.num_drafts else "this model has no draft heads"
+            raise InputError(f"drafts is {drafts}; {heads}")
         s = sampling or Sampling()
         options = GenerateOptions(
             max_new_tokens, s.temperature, s.top_k, s.top_p, s.seed & (2**64 - 1), int(speculate),
-            stops.ctypes.data_as(C.POINTER(C.c_int64)), len(stops),
+            stops.ctypes.data_as(C.POINTER(C.c_int64)), len(stops), drafts or 0,
         )  # fmt: skip
         collected: list[int] = []
         raised: list[BaseException] = []

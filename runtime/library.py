@@ -38,7 +38,7 @@ class GenerateOptions(C.Structure):
     _fields_ = [
         ("max_new_tokens", C.c_int64), ("temperature", C.c_float), ("top_k", C.c_int32), ("top_p", C.c_float),
         ("seed", C.c_uint64), ("speculate", C.c_int32), ("stop_tokens", C.POINTER(C.c_int64)),
-        ("n_stop_tokens", C.c_size_t),
+        ("n_stop_tokens", C.c_size_t), ("max_drafts", C.c_int32),
     ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def bench(
     out: str, prompt_tokens: int, prompt_file: str | None, tokens: str | None, new_tokens: int, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure the artifact OUT: medians of three runs, beside a plain read of its weights."""
+    """Measure the artifact OUT, with drafts and without: medians of three runs, beside a plain read of its weights."""
     from pangu_compile.driver.bench import bench as measure
     from pangu_compile.driver.execute import open_model
 
@@ -61,8 +61,11 @@ def _text(r: BenchResult) -> str:
     if r.share_of_read is not None:
         plain = f"{r.share_of_read:.0%} of a plain read ({r.read_gigabytes_per_second:.2f} GB/s)"
         lines.append(f"weights read {r.decode_gigabytes_per_second:10.2f} GB/s, {plain}")
-    if r.speculative_tokens_per_second is not None:
-        accepted = " ".join("-" if a is None else f"{a:.0%}" for a in r.acceptance or ())
+    for s in r.speculation:
+        accepted = " ".join("-" if a is None else f"{a:.0%}" for a in s.acceptance)
+        name = "as chosen" if s.drafts is None else f"{s.drafts} draft{'s' if s.drafts > 1 else ''}"
+        made = f"{sum(s.drafted) / s.steps:.1f} drafts a step, " if s.drafts is None else ""
         kind = "random prompt" if r.random_prompt else "this prompt"
-        lines.append(f"speculative  {r.speculative_tokens_per_second:10.1f} tokens/s, drafts accepted {accepted} ({kind})")
+        ratio = s.tokens_per_second / r.decode_tokens_per_second
+        lines.append(f"{name:<12} {s.tokens_per_second:10.1f} tokens/s, {ratio:.2f} of decode, {made}accepted {accepted} ({kind})")
     return "\n".join(lines)

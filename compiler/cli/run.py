@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 @click.option("--top-p", type=float, default=1.0, show_default=True)
 @click.option("--top-k", type=int, default=0, show_default=True, help="0: no limit.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--drafts", type=int, help="Tokens drafted in a step, at most [greedy on a CPU: as many as are fastest; else one a head].")
 @click.option("--no-speculate", is_flag=True, help="Do not draft tokens with the MTP heads.")
 @click.option("--threads", type=int, help="[all cores]")
 @click.option("--simulate", is_flag=True, help="Run an Ascend artifact in the simulator.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def run(
     out: str, prompt: str | None, prompt_file: str | None, tokens: str | None, max_new_tokens: int, temperature: float,
-    top_p: float, top_k: int, seed: int, no_speculate: bool, threads: int | None, simulate: bool, as_json: bool,
+    top_p: float, top_k: int, seed: int, drafts: int | None, no_speculate: bool, threads: int | None, simulate: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Generate text with the artifact OUT; the text goes to stdout as it comes, figures to stderr."""
     from pangu_compile.driver.execute import open_model
@@ -40,6 +41,8 @@ def run(
 
     if sum(source is not None for source in (prompt, prompt_file, tokens)) != 1:
         raise UserError("give exactly one of --prompt, --prompt-file and --tokens")
+    if drafts is not None and no_speculate:
+        raise UserError("--drafts and --no-speculate exclude each other; give one of them")
     folder = Path(out)
     artifact, model = open_model(folder, threads, simulate)
     simulated = getattr(model, "simulated", False)
@@ -65,7 +68,7 @@ def run(
     with model, model.session(speculate=not no_speculate) as session:
         result = session.generate(
             ids, max_new_tokens, sampling, speculate=not no_speculate,
-            stop_tokens=artifact.manifest.get("eos_token_ids", ()), on_token=show,
+            stop_tokens=artifact.manifest.get("eos_token_ids", ()), on_token=show, drafts=drafts,
         )  # fmt: skip
     if stream is not None:
         text.append(stream.finish())

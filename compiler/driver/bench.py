@@ -19,10 +19,24 @@ from .artifact import WEIGHTS, Artifact
 from .targets.program import ProgramModel
 
 if TYPE_CHECKING:
-    from pangu_compile.runtime import Model
+    from pangu_compile.runtime import Model, Stats
 
 READ_BYTES = 1 << 30  # of the weights, at most, that one plain read passes over
 Stage = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Speculation:
+    """Greedy generation with drafts. drafts: at most so many in a step; None: as many as the runtime chooses.
+
+    acceptance: by depth, None where no draft of that depth was made; drafted: how often one was, in `steps` steps.
+    """
+
+    drafts: int | None
+    tokens_per_second: float
+    acceptance: Sequence[float | None]
+    drafted: Sequence[int]
+    steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +58,7 @@ class BenchResult:
     decode_gigabytes_per_second: float | None
     read_gigabytes_per_second: float | None
     share_of_read: float | None
-    speculative_tokens_per_second: float | None
-    acceptance: Sequence[float | None] | None
-    speculation: Mapping[str, Any] | None
+    speculation: Sequence[Speculation]
 
 
 def step_bytes(manifest: Mapping[str, Any]) -> int:
@@ -89,25 +101,38 @@ def bench(
     """
     manifest = artifact.manifest
     context, count = int(manifest["max_context"]), prompt if isinstance(prompt, int) else len(prompt)
-    if count < 1 or new_tokens < 1 or count + new_tokens > context:
-        raise UserError(f"{count} prompt and {new_tokens} new tokens do not fit: at least 1 each, {context} together")
+    if count < 1 or new_tokens < 2 or count + new_tokens > context:
+        raise UserError(f"{count} prompt and {new_tokens} new tokens do not fit: at least 1 and 2, {context} together")
     ids = prompt if not isinstance(prompt, int) else np.random.default_rng(0).integers(0, manifest["vocab_size"], prompt)
     tokens, threads = [int(t) for t in ids], int(getattr(model, "threads", 1))
-    prefill, decode, reads = [], [], []
+    heads = int(manifest.get("num_drafts") or 0)
+    kinds: list[int | None] = [0, *range(1, heads + 1), *([None] if heads else [])]
+    runs: dict[int | None, list[Stats]] = {kind: [] for kind in kinds}
+    reads = []
     for _ in range(repeats):
-        stage("prefill and decode")
-        seconds = _plain(model, tokens, new_tokens)
-        prefill.append(seconds[0])
-        decode.append(seconds[1])
+        for kind in kinds:
+            stage("prefill and decode" if kind == 0 else "speculation")
+            with model.session(speculate=kind != 0) as session:
+                runs[kind].append(session.generate(tokens, new_tokens, speculate=kind != 0, drafts=kind or None).stats)
         if manifest["target"] == "cpu":
             stage("plain read")
             reads.append(plain_read(artifact.path / WEIGHTS, threads))
-    speed, record = _speculative(model, artifact, tokens, new_tokens, repeats, stage)
-    rate = new_tokens / statistics.median(decode)
+    rate = _rate(runs[0])
     return BenchResult(
-        count, new_tokens, threads, isinstance(prompt, int), count / statistics.median(prefill), rate,
-        *_traffic(manifest, rate, reads), speed, None if record is None else record["acceptance"], record,
+        count, new_tokens, threads, isinstance(prompt, int), count / statistics.median(r.prefill_seconds for r in runs[0]), rate,
+        *_traffic(manifest, rate, reads), [_speculation(kind, runs[kind]) for kind in kinds if kind != 0],
     )  # fmt: skip
+
+
+def _rate(runs: Sequence[Stats]) -> float:
+    """Tokens a second; the first one is the prompt's."""
+    return (runs[0].new_tokens - 1) / statistics.median(r.decode_seconds for r in runs)
+
+
+def _speculation(drafts: int | None, runs: Sequence[Stats]) -> Speculation:
+    last = runs[-1]
+    acceptance = [a / d if d else None for a, d in zip(last.accepted, last.drafted, strict=True)]
+    return Speculation(drafts, _rate(runs), acceptance, list(last.drafted), last.steps)
 
 
 Traffic = tuple[int | None, float | None, float | None, float | None]
@@ -119,30 +144,3 @@ def _traffic(manifest: Mapping[str, Any], rate: float, reads: Sequence[float]) -
         return None, None, None, None
     nbytes, read = step_bytes(manifest), statistics.median(reads)
     return nbytes, nbytes * rate / 1e9, read / 1e9, nbytes * rate / read
-
-
-def _plain(model: Model | ProgramModel, tokens: Sequence[int], new_tokens: int) -> tuple[float, float]:
-    """Seconds of prefill and of greedy decoding without drafts."""
-    with model.session(speculate=False) as session:
-        begin = time.perf_counter()
-        logits = session.prefill(tokens)
-        middle = time.perf_counter()
-        for _ in range(new_tokens):
-            logits = session.decode(int(np.argmax(logits)))
-        return middle - begin, time.perf_counter() - middle
-
-
-def _speculative(
-    model: Model | ProgramModel, artifact: Artifact, prompt: Sequence[int], new_tokens: int, repeats: int, stage: Stage,
-) -> tuple[float | None, dict[str, Any] | None]:  # fmt: skip
-    if not artifact.manifest.get("num_drafts"):
-        return None, None
-    from pangu_compile.runtime import stats_record
-
-    speeds, record = [], {}
-    for _ in range(repeats):
-        stage("speculation")
-        with model.session() as session:
-            record = dict(stats_record(session.generate(list(prompt), max_new_tokens=new_tokens).stats))
-        speeds.append(record["tokens_per_second"] or 0.0)
-    return statistics.median(speeds), record

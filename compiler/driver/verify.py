@@ -267,5 +267,6 @@ def _speculation(model: Model | ProgramModel, prompt: Sequence[int], context: in
     runs = []
     for speculate in (False, True):
         with model.session() as session:
-            runs.append(session.generate(start, max_new_tokens=room, speculate=speculate).tokens)
+            drafts = model.num_drafts if speculate else None  # all of them, however slow
+            runs.append(session.generate(start, max_new_tokens=room, speculate=speculate, drafts=drafts).tokens)
     return runs[0] == runs[1]

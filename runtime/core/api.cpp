@@ -101,7 +101,7 @@ int32_t pangu_decode(pangu_session *session, int64_t token, float *logits) {
 }
 
 void pangu_generate_defaults(pangu_generate_options *options) {
-  if (options != nullptr) *options = {128, 0.0f, 0, 1.0f, 0, 1, nullptr, 0};
+  if (options != nullptr) *options = {128, 0.0f, 0, 1.0f, 0, 1, nullptr, 0, 0};
 }
 
 int32_t pangu_generate(pangu_session *session, const int64_t *prompt, size_t n_prompt, const pangu_generate_options *options,
@@ -115,6 +115,7 @@ int32_t pangu_generate(pangu_session *session, const int64_t *prompt, size_t n_p
     need(chosen.top_p > 0 && chosen.top_p <= 1, "top_p must be above 0 and at most 1");
     need(chosen.max_new_tokens >= 0, "max_new_tokens must not be negative");
     need(chosen.top_k >= 0, "top_k must not be negative");
+    need(chosen.max_drafts >= 0, "max_drafts must not be negative");
     need(chosen.stop_tokens != nullptr || chosen.n_stop_tokens == 0, "stop_tokens is null");
     size_t count = 0;
     if (n_out != nullptr) *n_out = 0;

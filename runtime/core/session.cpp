@@ -26,7 +26,7 @@ pangu_session::pangu_session(pangu_model &model, const pangu_session_options &op
       heads_(options.speculate != 0 ? std::min<int>(model.tables.num_drafts, PANGU_MAX_DRAFTS) : 0),
       speculate_(heads_ > 0 && heads_ == model.tables.num_drafts ? model.find("speculate") : nullptr),
       speculate_sampled_(speculate_ != nullptr ? model.find("speculate_sampled") : nullptr), pool_(model.threads),
-      head_rows_(static_cast<size_t>(heads_) + 1, 0), history_(2 * model.tables.max_chunk + 4 * PANGU_MAX_DRAFTS) {
+      head_rows_(static_cast<size_t>(heads_) + 1, 0), history_(2 * model.tables.max_chunk + 4 * PANGU_MAX_DRAFTS), drafting_(heads_) {
   if (std::strcmp(tables_.role, "lm") != 0) throw Error(PANGU_BAD_ARGUMENT, "this artifact is a compiled module, not a language model; use run_program");
   for (int i = 0; i < tables_.n_states; ++i) {
     const pangu_state_desc &s = tables_.states[i];

@@ -1,6 +1,7 @@
 // session.h: one sequence: its tokens, its states, and the runs of the compiled programs over them.
 #pragma once
 
+#include "drafting.h"
 #include "model.h"
 #include "pool.h"
 #include "sampler.h"
@@ -61,4 +62,5 @@ private:
   int64_t history_;                // rows kept per level
   std::vector<std::vector<float>> hidden_; // [level]: ring of hidden rows; 0 the trunk's, j head j's block output
   std::vector<float> scratch_, rows_, logits_, carry_, levels_;
+  pangu_core::Drafting drafting_;
 };

@@ -63,6 +63,7 @@ typedef struct {
   int32_t speculate;          /* 1: use the MTP heads where the model has them */
   const int64_t *stop_tokens; /* generation ends after one of these was produced (it is delivered) */
   size_t n_stop_tokens;
+  int32_t max_drafts;         /* at most so many drafts in a step; 0: see pangu_generate */
 } pangu_generate_options;
 
 typedef struct {
@@ -101,6 +102,9 @@ PANGU_API int32_t pangu_decode(pangu_session *session, int64_t token, float *log
 
 /* Append the prompt, then generate. out (may be null) receives up to max_new_tokens ids, n_out their number.
  * Tokens are final when they reach the callback, and the distribution is the trunk's whether or not drafts are used.
+ * Drafts in a step: at most max_drafts. Where that is 0, greedy generation on a CPU times its steps and makes as many as are
+ * fastest (its tokens do not depend on them); otherwise as many as the model has heads, so that a seed gives the same
+ * tokens in every run.
  * The last generated token is not yet in the session's states (it is the next call's to append).
  * PANGU_CONTEXT_FULL: the context ended before max_new_tokens did; what was delivered until then is right. */
 PANGU_API int32_t pangu_generate(pangu_session *session, const int64_t *prompt, size_t n_prompt,

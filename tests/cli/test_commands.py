@@ -29,6 +29,11 @@ def test_run_with_token_ids(cli: Cli, shared_artifact: Path) -> None:
     assert record["text"] is None and record["stats"]
     off = cli("run", shared_artifact, "--tokens", "1,2,3", "--max-new-tokens", "12", "--no-speculate", "--json")
     assert json.loads(off.out)["tokens"] == ids
+    one = json.loads(cli("run", shared_artifact, "--tokens", "1,2,3", "--max-new-tokens", 12, "--drafts", 1, "--json").out)
+    assert one["tokens"] == ids and one["stats"]["drafted"][0] > 0 and not any(one["stats"]["drafted"][1:])
+    for wrong in (("--drafts", 9), ("--drafts", 1, "--no-speculate")):
+        result = cli("run", shared_artifact, "--tokens", "1", *wrong)
+        assert result.status == 2 and "drafts" in result.err, result.err
 
 
 def test_sampling_is_repeatable(cli: Cli, shared_artifact: Path) -> None:
@@ -69,9 +74,11 @@ def test_bench_and_doctor(cli: Cli, shared_artifact: Path) -> None:
     assert result.status == 0, result.err
     record = json.loads(result.out)
     assert record["decode_tokens_per_second"] > 0 and record["share_of_read"] > 0 and record["random_prompt"]
-    assert len(record["acceptance"]) == len(record["speculation"]["drafted"]) > 0
+    heads = len(record["speculation"]) - 1
+    assert [s["drafts"] for s in record["speculation"]] == [*range(1, heads + 1), None] and heads > 0
+    assert all(s["tokens_per_second"] > 0 and len(s["acceptance"]) == heads for s in record["speculation"])
     text = cli("bench", shared_artifact, "--tokens", "1,2,3", "--new-tokens", 4)
-    assert text.status == 0 and "of a plain read" in text.out and "(this prompt)" in text.out
+    assert text.status == 0 and "of a plain read" in text.out and "(this prompt)" in text.out and "as chosen" in text.out
     assert cli("bench", shared_artifact, "--tokens", "1", "--prompt-file", "x").status == 2
     report = cli("doctor", shared_artifact)
     assert report.status == 0 and "all sums right" in report.out

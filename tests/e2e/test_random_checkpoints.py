@@ -77,10 +77,10 @@ def test_compiled_equals_reference(seed, tmp_path):
 
 def check_speculation(model: Model, prompt: list[int]) -> None:
     results = []
-    for speculate in (False, True):
-        with model.session(speculate=speculate) as session:
-            results.append(session.generate(prompt, max_new_tokens=GENERATED, speculate=speculate))
-    plain, drafted = results
-    assert len(plain.tokens) == GENERATED and plain.tokens == drafted.tokens
+    for drafts in (0, model.num_drafts, 1):
+        with model.session(speculate=drafts > 0) as session:
+            results.append(session.generate(prompt, max_new_tokens=GENERATED, speculate=drafts > 0, drafts=drafts or None))
+    plain, drafted, fewer = results
+    assert len(plain.tokens) == GENERATED and plain.tokens == drafted.tokens == fewer.tokens
     assert plain.stats.steps == GENERATED - 1 and sum(plain.stats.drafted) == 0
     assert drafted.stats.drafted[0] >= drafted.stats.steps - model.num_drafts

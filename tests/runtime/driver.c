@@ -37,7 +37,7 @@ static void generate(pangu_model *model, float temperature, int32_t speculate, i
   CHECK(pangu_session_open(model, NULL, &session) == PANGU_OK);
   pangu_generate_defaults(&options);
   options.max_new_tokens = NEW, options.temperature = temperature, options.top_k = 9, options.top_p = 0.95f;
-  options.speculate = speculate;
+  options.speculate = speculate, options.max_drafts = PANGU_MAX_DRAFTS * speculate;
   CHECK(pangu_generate(session, prompt, PROMPT, &options, count_token, &called, &stats, out, &n) == PANGU_OK);
   CHECK(n == NEW && called == NEW && stats.new_tokens == NEW && pangu_session_length(session) == PROMPT + NEW - 1);
   pangu_session_close(session);
@@ -93,7 +93,9 @@ static void refusals(pangu_model *model, const char *path) {
   CHECK(pangu_session_length(session) == 12 && pangu_decode(session, 1, NULL) == PANGU_CONTEXT_FULL);
   CHECK(pangu_session_reset(session) == PANGU_OK);
   CHECK(pangu_generate(session, prompt, 3, &options, stop_at_once, NULL, NULL, out, &n) == PANGU_OK && n == 1);
-  options.max_new_tokens = -1;
+  options.max_drafts = -1;
+  CHECK(pangu_generate(session, prompt, 3, &options, NULL, NULL, NULL, NULL, NULL) == PANGU_BAD_ARGUMENT);
+  options.max_drafts = 0, options.max_new_tokens = -1;
   CHECK(pangu_generate(session, prompt, 3, &options, NULL, NULL, NULL, NULL, NULL) == PANGU_BAD_ARGUMENT);
   CHECK(pangu_run_program(model, "nothing", NULL, NULL, NULL, NULL) == PANGU_BAD_ARGUMENT);
   pangu_session_close(session);

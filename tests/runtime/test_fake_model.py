@@ -58,15 +58,36 @@ def test_drafts_never_change_500_tokens(model):
     expected = plain(model, 500)
     for threads in (1, 2, 5):
         with Model(model.path, threads=threads) as other, other.session() as session:
-            result = session.generate(PROMPT, 500)
-            assert result.tokens == expected and session.length == len(PROMPT) + 499
-            assert faults(other) == 0
+            for drafts in (None, *range(1, other.num_drafts + 1)):
+                session.reset()
+                result = session.generate(PROMPT, 500, drafts=drafts)
+                assert result.tokens == expected and session.length == len(PROMPT) + 499
+                assert faults(other) == 0 and not any(result.stats.drafted[drafts or other.num_drafts :])
+
+
+def test_another_number_of_drafts_in_every_call(model):
+    """Heads that sat out catch up, whichever program drafts next."""
+    expected = plain(model, 400)
+    with model.session() as session:
+        tokens, todo = [], PROMPT
+        for i in range(40):
+            tokens += session.generate(todo, 10, speculate=i % 5 != 4, drafts=(3, 1, 2, 3, 1)[i % 5]).tokens
+            todo = tokens[-1:]
+    assert tokens == expected and faults(model) == 0
+
+
+def test_more_drafts_than_heads(model):
+    with model.session() as session:
+        for drafts in (-1, 0, model.num_drafts + 1):
+            with pytest.raises(InputError, match=f"drafts is {drafts}; give 1 to {model.num_drafts}"):
+                session.generate(PROMPT, 5, drafts=drafts)
+        assert session.length == 0
 
 
 def test_acceptance_follows_the_heads(model):
     agree = int(model.path.stem.removeprefix("agree"))
     with model.session() as session:
-        stats = session.generate(PROMPT, 500).stats
+        stats = session.generate(PROMPT, 500, drafts=model.num_drafts).stats
     rate = stats.accepted[0] / stats.drafted[0]
     assert abs(rate - max(agree / 100, 1 / 32)) < 0.1
     assert stats.new_tokens == 500 == 1 + stats.steps + sum(stats.accepted)
@@ -80,7 +101,7 @@ def test_one_program_a_step(tmp_path, heads, prompt):
     with Model(fake.artifact(tmp_path / "a.pangu", library, 60)) as model:
         tokens = np.random.default_rng(prompt).integers(0, model.vocab_size, prompt).tolist()
         with model.session() as session, model.session(speculate=False) as other:
-            result = session.generate(tokens, 300)
+            result = session.generate(tokens, 300, drafts=heads)
             assert result.tokens == other.generate(tokens, 300, speculate=False).tokens
             run = speculations(model)
             assert result.stats.steps - 2 * heads <= run <= result.stats.steps and run > 50
@@ -93,7 +114,7 @@ def test_chunks_too_short_for_the_program(tmp_path):
     library = fake.library(tmp_path / "lib.so", speculate=1, chunk=6)
     with Model(fake.artifact(tmp_path / "a.pangu", library, 60)) as model:
         with model.session() as session:
-            assert session.generate(PROMPT, 200).tokens == plain(model, 200)
+            assert session.generate(PROMPT, 200, drafts=model.num_drafts).tokens == plain(model, 200)
         assert speculations(model) == 0 == faults(model)
 
 
@@ -104,10 +125,10 @@ def test_many_short_generations(model, piece):
     with model.session() as session:
         tokens, todo = [], PROMPT
         for _ in range(60):
-            tokens += session.generate(todo, piece).tokens
+            tokens += session.generate(todo, piece, drafts=model.num_drafts).tokens
             todo = tokens[-1:]
         assert tokens == expected
-        result = session.generate(todo, 200)
+        result = session.generate(todo, 200, drafts=model.num_drafts)
     agree = int(model.path.stem.removeprefix("agree"))
     assert faults(model) == 0 and result.stats.accepted[2] >= (agree == 97) * 30
 
@@ -120,7 +141,7 @@ def test_chunks(model, chunk):
         rows = one.prefill(prompt, all_logits=True, chunk=chunk)
         assert (rows == other.prefill(prompt, all_logits=True)).all()
         assert (one.decode(3) == other.decode(3)).all()
-        assert one.generate([4], 50).tokens == other.generate([4], 50, speculate=False).tokens
+        assert one.generate([4], 50, drafts=model.num_drafts).tokens == other.generate([4], 50, speculate=False).tokens
 
 
 def test_truncate(model):
@@ -133,7 +154,7 @@ def test_truncate(model):
             other.reset()
             expected = other.prefill([*prompt[:length], 5])
             assert (session.decode(5) == expected).all()
-            tail = session.generate([6], 20).tokens
+            tail = session.generate([6], 20, drafts=model.num_drafts).tokens
             assert tail == other.generate([6], 20).tokens
             session.truncate(length)
             session.truncate(session.length)
@@ -144,16 +165,16 @@ def test_truncate(model):
 
 def test_saved_sessions(model):
     with model.session(max_context=200) as session, model.session() as other:
-        session.generate(PROMPT, 100)
+        session.generate(PROMPT, 100, drafts=model.num_drafts)
         saved = session.save()
-        expected = session.generate([4], 90).tokens
+        expected = session.generate([4], 90, drafts=model.num_drafts).tokens
         other.restore(saved)
         assert other.generate([4], 90).tokens == expected
         other.restore(saved)
         other.truncate(other.length - 2)
         session.restore(saved)
         session.truncate(session.length - 2)
-        assert session.generate([4], 50).tokens == other.generate([4], 50, speculate=False).tokens
+        assert session.generate([4], 50, drafts=model.num_drafts).tokens == other.generate([4], 50, speculate=False).tokens
         for at in range(0, len(saved), 97):
             damaged = bytearray(saved)
             damaged[at] ^= 1
@@ -175,7 +196,7 @@ def test_saved_session_of_another_artifact(built, tmp_path):
 @pytest.mark.parametrize("room", range(4, 14))
 def test_to_the_last_position(model, room, speculate):
     with model.session(max_context=room) as session, pytest.raises(ContextFullError) as caught:
-        session.generate(PROMPT, 100, speculate=speculate)
+        session.generate(PROMPT, 100, speculate=speculate, drafts=model.num_drafts)
     assert caught.value.tokens == plain(model, room - len(PROMPT) + 1)
 
 
@@ -184,7 +205,8 @@ def test_stopping_anywhere_leaves_the_session_exact(model):
     for count in range(1, 30):
         seen: list[int] = []
         with model.session() as session:
-            session.generate(PROMPT, 60, on_token=lambda t, seen=seen, count=count: seen.append(t) or len(seen) < count)
+            stop = lambda t, seen=seen, count=count: seen.append(t) or len(seen) < count  # noqa: E731
+            session.generate(PROMPT, 60, on_token=stop, drafts=model.num_drafts)
             assert seen == expected[:count] and session.length == len(PROMPT) + count - 1
             assert seen + session.generate(seen[-1:], 60 - count).tokens == expected
 

@@ -30,7 +30,7 @@ def model(artifact):
 
 def greedy(model: Model, speculate: bool = True, count: int = 40, **options) -> list[int]:
     with model.session(speculate=speculate) as session:
-        return session.generate(PROMPT, max_new_tokens=count, speculate=speculate, **options).tokens
+        return session.generate(PROMPT, max_new_tokens=count, speculate=speculate, drafts=model.num_drafts, **options).tokens
 
 
 def test_information(model):
@@ -83,7 +83,7 @@ def test_context_full_changes_nothing(model):
 def test_generation_to_the_end_of_the_context(model, speculate):
     with model.session(max_context=30) as session:
         with pytest.raises(ContextFullError) as caught:
-            session.generate(PROMPT, max_new_tokens=100, speculate=speculate)
+            session.generate(PROMPT, max_new_tokens=100, speculate=speculate, drafts=model.num_drafts)
         # every position is used, and the last one's token is delivered too
         assert caught.value.tokens == greedy(model, False, 30 - len(PROMPT) + 1)
     with pytest.raises(ContextFullError), model.session(max_context=8) as session:
@@ -96,7 +96,7 @@ def test_stop_tokens_and_what_the_session_then_holds(model, speculate):
     stop = tokens[17]
     end = tokens.index(stop)
     with model.session() as session:
-        result = session.generate(PROMPT, max_new_tokens=40, stop_tokens=[stop], speculate=speculate)
+        result = session.generate(PROMPT, max_new_tokens=40, stop_tokens=[stop], speculate=speculate, drafts=model.num_drafts)
         assert result.tokens == tokens[: end + 1]
         assert session.length == len(PROMPT) + end
         # the stop token is the next call's to append; then all goes on as if nothing had happened

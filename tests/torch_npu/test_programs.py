@@ -61,6 +61,9 @@ def check_greedy(traced: Traced, chip: str, seed: int, length: int) -> None:
     assert expected[length - 1 : -1].argmax(-1).tolist() == plain
     assert generate(model, tokens, True) == plain
     with model.session() as session:
+        fewer = session.generate(tokens, NEW, drafts=1)
+        assert fewer.tokens == plain and fewer.stats.drafted[0] > 0 and not any(fewer.stats.drafted[1:])
+    with model.session() as session:
         parts = [session.prefill((tokens + plain)[: length + 5], all_logits=True)]
         parts += [session.decode(t)[None] for t in plain[5:8]]
     got = np.concatenate(parts)

@@ -212,9 +212,13 @@ class Session:
 
     def generate(
         self, tokens: Sequence[int], max_new_tokens: int, sampling: Sampling | None = None, speculate: bool = True,
-        stop_tokens: Sequence[int] = (),
+        stop_tokens: Sequence[int] = (), drafts: int | None = None,
     ) -> Iterator[int]:  # fmt: skip
-        """New tokens as they come; `stats` is complete when they end."""
+        """New tokens as they come; `stats` is complete when they end. drafts: at most that many in a step (None: one a head)."""
+        if drafts is not None and not 1 <= drafts <= self.heads:
+            heads = f"give 1 to {self.heads}" if self.heads else "this session has no draft heads"
+            raise ValueError(f"drafts is {drafts}; {heads}")
+        drafts = (drafts or self.heads) if speculate else 0
         sampling, begin = sampling or Sampling(), time.perf_counter()
         random, self.stats = Random(sampling.seed), Stats(prompt_tokens=len(tokens))
         self.stats.drafted, self.stats.accepted = [0] * self.heads, [0] * self.heads
@@ -235,14 +239,14 @@ class Session:
                 if ends:
                     return
             pending, start = fresh[-1], self.length
-            fresh = self._advance(pending, max_new_tokens, sampling, random, speculate)
+            fresh = self._advance(pending, max_new_tokens, sampling, random, drafts)
 
-    def _advance(self, pending: int, max_new_tokens: int, sampling: Sampling, random: Random, speculate: bool) -> list[int]:
+    def _advance(self, pending: int, max_new_tokens: int, sampling: Sampling, random: Random, drafts: int) -> list[int]:
         """One run of the trunk on the pending token and its drafts: the tokens that follow."""
         if self.length >= self.context:
             raise ValueError(f"context full: {self.context} positions")
         room = (self.context - self.length - 1, max_new_tokens - self.stats.new_tokens - 1, self.d.max_chunk - 1)
-        count = min(self.heads if speculate else 0, *room)
+        count = min(drafts, *room)
         # As many numbers whatever becomes of the drafts: as the runtime does, so that the same seed gives the same tokens.
         uniform = [random.uniform() if sampling.temperature > 0 else 0.0 for _ in range(2 * count + 1)]
         tokens = self._verify(pending, self._propose(pending, count, sampling, uniform), sampling, uniform[count:])
@@ -390,12 +394,15 @@ def main(description: Description) -> int:
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--top-k", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--drafts", type=int, help="tokens drafted in a step, at most [as many as there are heads]")
     parser.add_argument("--no-speculate", action="store_true")
     args = parser.parse_args()
     prompt = [int(t) for t in args.tokens.split(",")]
     session = open_session(description, speculate=not args.no_speculate)
     sampling = Sampling(args.temperature, args.top_p, args.top_k, args.seed)
-    tokens = list(session.generate(prompt, args.max_new_tokens, sampling, not args.no_speculate, description.stop_tokens))
+    tokens = list(
+        session.generate(prompt, args.max_new_tokens, sampling, not args.no_speculate, description.stop_tokens, args.drafts)
+    )
     where = "simulated: CPU reference implementations of the operators" if description.simulated else description.chip
     print(json.dumps({"prompt_tokens": prompt, "tokens": tokens, "stats": session.stats.record(), "ran": where}))
     return 0

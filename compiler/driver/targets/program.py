@@ -63,14 +63,15 @@ class ProgramSession:
 
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int = 128, sampling: Sampling | None = None, speculate: bool = True,
-        stop_tokens: Sequence[int] = (), on_token: Callable[[int], Any] | None = None,
+        stop_tokens: Sequence[int] = (), on_token: Callable[[int], Any] | None = None, drafts: int | None = None,
     ) -> Result:  # fmt: skip
-        """Generate; `on_token` gets every token as it comes. UserError where the context or the vocabulary is exceeded."""
+        """Generate; `on_token` gets every token as it comes. UserError where the context or the vocabulary is exceeded, or
+        `drafts` (at most that many in a step; None: one a head) is more than there are heads."""
         s = sampling or Sampling()
         tokens: list[int] = []
         settings = self._make_sampling(temperature=s.temperature, top_p=s.top_p, top_k=s.top_k, seed=s.seed)
         try:
-            for token in self._session.generate(list(prompt), max_new_tokens, settings, speculate, stop_tokens):
+            for token in self._session.generate(list(prompt), max_new_tokens, settings, speculate, stop_tokens, drafts):
                 tokens.append(token)
                 if on_token is not None:
                     on_token(token)

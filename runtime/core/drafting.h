@@ -1,0 +1,45 @@
+// drafting.h: how many drafts a step makes, learnt while generating. A draft pays where what it may save costs more than the
+// heads' work and the trunk's on one row more, which depends on the machine, the threads, the context and the text.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace pangu_core {
+
+// Times steps with every number of drafts from 0 to `heads`, counts how often the draft of each depth is accepted, and then makes
+// as many as give the most tokens a second. The other numbers are tried again now and then, the more rarely the more often
+// they have lost; one that cannot win is not.
+class Drafting {
+public:
+  explicit Drafting(int64_t heads);
+  int64_t next() const { return count_; } // drafts of the step that comes
+  // A step is over: of `drafts` drafts it accepted the first `accepted`, and took so many seconds. A step with another
+  // number of drafts than next() (near the end of a context) teaches nothing.
+  void record(int64_t drafts, int64_t accepted, double seconds);
+
+private:
+  static constexpr int64_t kTrial = 5; // steps with one number of drafts; in the first the heads may have to catch up, so it does not count
+  static constexpr int64_t kTimes = 7; // kept for each number
+  static constexpr int64_t kPause = 64, kLongestPause = 4096; // steps from one trial of a number to the next
+  static constexpr double kBetter = 1.03, kMemory = 0.97, kSeen = 4;
+
+  struct Candidate {
+    std::vector<double> seconds; // of the last kTimes steps
+    int64_t pause = kPause, due = 0;
+  };
+
+  void start(int64_t count);
+  void put_off(Candidate &loser) const;
+  double tokens(int64_t drafts, double seen) const;
+  bool hopeless(int64_t drafts) const;
+  double step_seconds(int64_t drafts) const;      // median; 0 while unknown
+  double tokens_per_second(int64_t drafts) const; // expected; 0 while unknown
+  int64_t fastest() const;
+
+  std::vector<Candidate> candidates_;      // [drafts]
+  std::vector<double> reached_, accepted_; // [depth - 1]: how often its draft was looked at, and how often accepted; fading
+  int64_t count_ = 0, favourite_ = 0, left_, step_ = 0;
+};
+
+} // namespace pangu_core
