@@ -1,8 +1,4 @@
-"""A cache of object files whose sources every artifact has: the runtime core is compiled once for each compiler and its flags.
-
-An entry is named by everything that decides its bytes, so none ever goes stale. A cache that cannot be read or written, or an
-entry that is damaged, costs the time of compiling and nothing else.
-"""
+"""Kept object files of sources that every artifact has: the runtime core is compiled once for each compiler and its flags."""
 
 from __future__ import annotations
 
@@ -10,13 +6,12 @@ import contextlib
 import hashlib
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .options import cache_folder
+from .cache import read_entry, write_entry
 
-DIGEST = hashlib.sha256().digest_size  # an entry is the sum of the object file, and the object file
+KIND = "objects"
 
 
 def compiler_identity(command: Sequence[str], flags: Sequence[str]) -> str | None:
@@ -55,28 +50,14 @@ def object_key(command: Sequence[str], flags: Sequence[str], root: Path, files: 
 
 def fetch(key: str, target: Path) -> bool:
     """Write the kept object file to `target`; False where there is none that is whole."""
-    try:
-        entry = (cache_folder() / "objects" / key).read_bytes()
-    except OSError:
-        return False
-    data = entry[DIGEST:]
-    if hashlib.sha256(data).digest() != entry[:DIGEST]:
+    data = read_entry(KIND, key)
+    if data is None:
         return False
     target.write_bytes(data)
     return True
 
 
 def keep(key: str, made: Path) -> None:
-    """Put an object file into the cache, whole or not at all."""
-    folder = cache_folder() / "objects"
+    """Put an object file into the cache."""
     with contextlib.suppress(OSError):
-        data = made.read_bytes()
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".new-")
-        try:
-            with open(handle, "wb") as stream:
-                stream.write(hashlib.sha256(data).digest() + data)
-            os.replace(name, folder / key)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_entry(KIND, key, made.read_bytes())

@@ -12,6 +12,7 @@ from pangu_compile.ir import IRError
 
 from .options import BuildOptions
 from .progress import Progress
+from .traces import keep_trace, kept_trace, trace_key
 
 if TYPE_CHECKING:
     import torch
@@ -38,19 +39,24 @@ def traced_model(
     config: OpenPanguConfig, options: BuildOptions, progress: Progress, model: torch.nn.Module | None = None,
     steps: Sequence[str] | None = None,
 ) -> Module:  # fmt: skip
-    """The traced programs, with what generated tables say of the model.
+    """The traced programs, with what generated tables say of the model. They are kept for later builds (traces.py).
 
     Args:
         model: a user's edited reference.
         steps: the programs of a whole step with drafts that are wanted; None: all. They are made of the functions of `step` and
             the drafts, and take as long to trace as both (20 s for Flash).
     """
-    from pangu_compile.models.programs import WHOLE_STEPS, build_programs
-    from pangu_compile.trace import trace_programs
-
     progress.stage("tracing", 1)
-    wanted = WHOLE_STEPS if steps is None else steps
-    module = trace_programs(build_programs(config, options.mtp, model, wanted))  # type: ignore[arg-type]
+    key = trace_key(config, options.mtp, ("all",) if steps is None else steps) if model is None else None
+    module = kept_trace(key) if key is not None else None
+    if module is None:
+        from pangu_compile.models.programs import WHOLE_STEPS, build_programs
+        from pangu_compile.trace import trace_programs
+
+        wanted = WHOLE_STEPS if steps is None else steps
+        module = trace_programs(build_programs(config, options.mtp, model, wanted))  # type: ignore[arg-type]
+        if key is not None:
+            keep_trace(key, module)
     module.info.update(
         vocab_size=config.vocab_size, hidden_size=config.hidden_size,
         num_drafts=config.num_nextn_predict_layers if options.mtp else 0,
