@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--top-p", type=float, default=1.0, show_default=True)
 @click.option("--top-k", type=int, default=0, show_default=True, help="0: no limit.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--drafts", type=int, help="Tokens drafted in a step, at most [greedy on a CPU: as many as are fastest; else one a head].")
+@click.option("--drafts", type=int, help="At most so many drafts a step [greedy on a CPU: what is fastest; else one a head].")
 @click.option("--no-speculate", is_flag=True, help="Do not draft tokens with the MTP heads.")
 @click.option("--threads", type=int, help="[all cores]")
 @click.option("--simulate", is_flag=True, help="Run an Ascend artifact in the simulator.")

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pangu_compile.models.config import OpenPanguConfig
 
 KIND = "traces"
-SOURCES = ("pangu_compile.models", "pangu_compile.trace", "pangu_compile.ir")  # what decides a trace, beside the packages named below
+# What decides a trace, beside the packages that trace_key names.
+SOURCES = ("pangu_compile.models", "pangu_compile.trace", "pangu_compile.ir")
 Flat = tuple[str, list[tuple[str, TensorType]], list[tuple[Any, ...]], list[int]]
 
 
@@ -51,11 +52,12 @@ def kept_trace(key: str) -> Module | None:
     data = read_entry(KIND, key)
     if data is None:
         return None
+    module: Module
     module, functions, graphs = pickle.loads(data)
     module.functions = {name: _graph(flat) for name, flat in functions.items()}
     for name, flat in graphs.items():
         module.programs[name].graph = _graph(flat)
-    return module  # type: ignore[no-any-return]
+    return module
 
 
 def keep_trace(key: str, module: Module) -> None:

@@ -52,7 +52,8 @@ def again(config: OpenPanguConfig, **options: bool) -> Module:
 def described(module: Module) -> tuple[object, ...]:
     roles = {name: (p.params, p.outputs, p.dims, p.limits) for name, p in module.programs.items()}
     locs = [n.loc for g in module.graphs() for n in g.nodes]
-    return print_module(module), roles, locs, list(module.functions), module.weights, module.states, module.info, list(module.constants)
+    rest = (module.weights, module.states, module.info, list(module.constants), list(module.functions))
+    return print_module(module), roles, locs, *rest
 
 
 def test_a_kept_trace_is_the_trace(config: OpenPanguConfig, entries: Path, traced: list[int]) -> None:
@@ -85,7 +86,9 @@ def test_everything_that_decides_a_trace_is_in_the_name(
     assert None not in names and len(set(names)) == len(names)
 
 
-def test_what_cannot_be_known_is_traced(config: OpenPanguConfig, entries: Path, monkeypatch: pytest.MonkeyPatch, traced: list[int]) -> None:
+def test_what_cannot_be_known_is_traced(
+    config: OpenPanguConfig, entries: Path, monkeypatch: pytest.MonkeyPatch, traced: list[int]
+) -> None:
     def missing(name: str) -> str:
         raise traces.importlib.metadata.PackageNotFoundError(name)
 
@@ -94,7 +97,9 @@ def test_what_cannot_be_known_is_traced(config: OpenPanguConfig, entries: Path, 
     assert len(traced) == 1 and not entries.exists()
 
 
-def test_damaged_entries_and_no_cache(config: OpenPanguConfig, entries: Path, monkeypatch: pytest.MonkeyPatch, traced: list[int]) -> None:
+def test_damaged_entries_and_no_cache(
+    config: OpenPanguConfig, entries: Path, monkeypatch: pytest.MonkeyPatch, traced: list[int]
+) -> None:
     want = described(again(config, mtp=False))
     (entry,) = entries.iterdir()
     entry.write_bytes(entry.read_bytes()[:-1])

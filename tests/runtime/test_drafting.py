@@ -60,7 +60,9 @@ RATES = ((0.9, 0.9, 0.9), (0.8, 0.6, 0.5), (0.5, 0.5, 0.5), (0.05, 0.0, 0.0), (1
 
 
 @pytest.mark.parametrize(("seconds", "acceptance"), list(itertools.product(COSTS, RATES)))
-def test_as_fast_as_the_best_number_that_never_changes(play: Play, seconds: tuple[float, ...], acceptance: tuple[float, ...]) -> None:
+def test_as_fast_as_the_best_number_that_never_changes(
+    play: Play, seconds: tuple[float, ...], acceptance: tuple[float, ...]
+) -> None:
     """Within 6 % over a long text, and 25 % over a short one, which is mostly spent on trying."""
     short, long = (play([Phase(steps, seconds, acceptance)])[0] for steps in (100, 5000))
     best = max(Phase(1, seconds, acceptance).rates())

@@ -24,7 +24,7 @@ BUILT = "libpangu_model.so"
 # Kernels are compiled in one unit, quickly: what they take is the simulator's time, not the generated code's.
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-w", "-pthread")
 LINK = ("-shared", "-fPIC", "-pthread", "-Wl,-Bsymbolic", "-Wl,--no-undefined")
-LEVELS = {"kernels": "-O1", "host": "-O1", "core": "-O1", "simulator": "-O2"}
+LEVELS = {"kernels": "-Og", "host": "-O1", "core": "-O1", "simulator": "-O2"}
 NOTE = "simulated: the kernels and the vendor's operators ran on the simulator of an Ascend chip, not on a device"
 
 
