@@ -21,6 +21,8 @@
 
 #include "pangu_parallel.h"
 
+#include "pangu_simd.h"
+
 #include <utility>
 
 #include "pangu_quant.h"
