@@ -44,7 +44,12 @@ void overwrite(const pangu_generated_model_desc &model) {
   for (int i = 0; i < model.n_programs; ++i) {
     const uintptr_t at = reinterpret_cast<uintptr_t>(model.programs[i].run), first = at / page * page;
     if (mprotect(reinterpret_cast<void *>(first), 2 * page, PROT_READ | PROT_WRITE | PROT_EXEC) != 0) fail("mprotect");
+#ifdef __aarch64__
+    std::memset(reinterpret_cast<void *>(at), 0, 4); // udf
+    __builtin___clear_cache(reinterpret_cast<char *>(at), reinterpret_cast<char *>(at) + 4);
+#else
     std::memcpy(reinterpret_cast<void *>(at), "\x0f\x0b", 2); // ud2
+#endif
   }
 }
 
@@ -64,7 +69,8 @@ void generate(void *library, pangu_model *model, int32_t speculate) {
   std::vector<int64_t> tokens(kNew);
   size_t n = 0;
   PANGU(pangu_generate_defaults)(&options);
-  options.max_new_tokens = kNew, options.temperature = 0, options.speculate = speculate;
+  options.max_new_tokens = kNew, options.temperature = 0;
+  options.speculate = speculate, options.max_drafts = PANGU_MAX_DRAFTS * speculate;
   if (PANGU(pangu_session_open)(model, nullptr, &session) != PANGU_OK ||
       PANGU(pangu_generate)(session, kPrompt, kTokens, &options, nullptr, nullptr, nullptr, tokens.data(), &n) != PANGU_OK)
     fail(PANGU(pangu_last_error)());

@@ -91,7 +91,21 @@ def _offset(library: Path, symbol: str) -> str:
     return next(line.split()[0] for line in _output("nm", library).splitlines() if line.split()[-1] == symbol)
 
 
-def _artifact_judge(want: str, level: str) -> Judge:
+def driver(folder: Path, compiler: str = "g++") -> Path:
+    """The program that runs an artifact, compiled."""
+    program = folder / f"artifact-{compiler}"
+    includes = [f"-I{ROOT / 'runtime' / part}" for part in ("core", "include")]
+    _output(compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", *includes, HERE / "artifact.cpp", "-o", program, "-ldl")
+    return program
+
+
+def run_command(program: Path, path: Path) -> str:
+    """How it runs the artifact `path`."""
+    library = path / "lib/libpangu_model.so"
+    return f"{program} {path} {_offset(library, 'pangu_generated_model')} {_offset(library, 'pangu_levels')}"
+
+
+def artifact_judge(want: str, level: str) -> Judge:
     """Same tokens as here, with and without speculation, by the level that the processor should have; logits alike."""
 
     def judge(status: int, output: str) -> str:
@@ -111,10 +125,8 @@ def _artifact_judge(want: str, level: str) -> Judge:
 
 def artifacts(folder: Path, processor: Processor, formats: list[str]) -> tuple[list[Job], Files]:
     """A random checkpoint in several formats, each one artifact for AVX2 and what is above it."""
-    driver = folder / "artifact"
-    includes = [f"-I{ROOT / 'runtime' / part}" for part in ("core", "include")]
-    _output("g++", "-std=c++17", "-O1", "-Wall", "-Wextra", *includes, HERE / "artifact.cpp", "-o", driver, "-ldl")
-    files: Files = {str(driver): driver}
+    program = driver(folder)
+    files: Files = {str(program): program}
     checkpoint, jobs = folder / "checkpoint", []
     if not checkpoint.exists():
         write_random_checkpoint(checkpoint, random_config(SEED, SMALL), seed=SEED)
@@ -122,9 +134,8 @@ def artifacts(folder: Path, processor: Processor, formats: list[str]) -> tuple[l
         path = folder / f"{weights}.pangu"
         if not path.exists():
             pangu_compile.build(checkpoint, path, arch="x86-64-v3", weights=weights, max_context=64, opt_level=1)
-        library = path / "lib/libpangu_model.so"
-        command = f"{driver} {path} {_offset(library, 'pangu_generated_model')} {_offset(library, 'pangu_levels')}"
-        judge = _artifact_judge(_output(*command.split()), processor.level.name)
+        command = run_command(program, path)
+        judge = artifact_judge(_output(*command.split()), processor.level.name)
         jobs.append(Job(f"artifact: {weights}", command, judge))
         files |= {str(f): f for f in path.rglob("*") if f.is_file()}
     return jobs, files
