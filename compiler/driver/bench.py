@@ -130,9 +130,10 @@ def _rate(runs: Sequence[Stats]) -> float:
 
 
 def _speculation(drafts: int | None, runs: Sequence[Stats]) -> Speculation:
-    last = runs[-1]
-    acceptance = [a / d if d else None for a, d in zip(last.accepted, last.drafted, strict=True)]
-    return Speculation(drafts, _rate(runs), acceptance, list(last.drafted), last.steps)
+    from pangu_compile.runtime import stats_record
+
+    last = stats_record(runs[-1])
+    return Speculation(drafts, _rate(runs), last["acceptance"], last["drafted"], last["steps"])
 
 
 Traffic = tuple[int | None, float | None, float | None, float | None]

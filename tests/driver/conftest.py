@@ -1,4 +1,4 @@
-"""A stand-in runtime core, so that these tests need the compiler alone."""
+"""A stand-in runtime core, so that these tests need the compiler alone, and a cache that is empty."""
 
 from __future__ import annotations
 
@@ -33,3 +33,10 @@ def stub_core(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     files = [*headers, root / "stub.cpp"], [root / "pangu_runtime.h"]
     for module in (emit_module, build_module, module_module):
         monkeypatch.setattr(module, "runtime_files", lambda: files)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own for this test, which nothing has been put into."""
+    monkeypatch.setenv("PANGU_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -18,9 +18,8 @@ SOURCE = '#include "value.h"\nextern "C" __attribute__((visibility("default"))) 
 
 
 @pytest.fixture
-def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PANGU_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "objects"
+def objects(own_cache: Path) -> Path:
+    return own_cache / "objects"
 
 
 @pytest.fixture

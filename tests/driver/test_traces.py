@@ -26,9 +26,8 @@ def config() -> OpenPanguConfig:
 
 
 @pytest.fixture
-def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PANGU_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "traces"
+def entries(own_cache: Path) -> Path:
+    return own_cache / "traces"
 
 
 @pytest.fixture

@@ -30,14 +30,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def drivers(folder: Path) -> tuple[Path, Path]:
+    """What runs an artifact, for this machine and for aarch64."""
+    return driver(folder), driver(folder, COMPILER)
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_an_aarch64_artifact_gives_the_same_tokens(folder: Path, weights: str) -> None:
+def test_an_aarch64_artifact_gives_the_same_tokens(folder: Path, drivers: tuple[Path, Path], weights: str) -> None:
     options = {"weights": weights, "max_context": 64, "opt_level": 1}
     here, there = folder / f"{weights}-x86.pangu", folder / f"{weights}-arm.pangu"
     pangu_compile.build(folder / "checkpoint", here, arch="x86-64-v3", **options)
     pangu_compile.build(folder / "checkpoint", there, arch="aarch64", compiler=COMPILER, **options)
-    want = subprocess.run(run_command(driver(folder), here).split(), capture_output=True, text=True, check=True).stdout
-    command = run_command(driver(folder, COMPILER), there).split()
+    want = subprocess.run(run_command(drivers[0], here).split(), capture_output=True, text=True, check=True).stdout
+    command = run_command(drivers[1], there).split()
     for processor, level in PROCESSORS.items():
         emulated = [EMULATOR, "-L", ROOT, "-cpu", processor, *command]
         done = subprocess.run(emulated, capture_output=True, text=True, check=False)

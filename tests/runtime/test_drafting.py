@@ -84,4 +84,3 @@ def test_another_text_or_a_longer_context_changes_the_number(play: Play) -> None
     assert first.taken[3] > 1800 and second.taken[0] > 1800
     assert third.taken[3] > 6000  # trials have become rare in the second phase
     assert fourth.taken[0] > 1000
-

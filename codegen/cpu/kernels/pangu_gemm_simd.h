@@ -12,19 +12,14 @@
 // PANGU_PORTABLE chooses the last variant whatever the processor (tests).
 #pragma once
 
+#include "pangu_simd.h" // and the intrinsics
+
 #if !defined(PANGU_PORTABLE) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define PANGU_SIMD_AVX512 1
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized" // of g++ 12 in its own header
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
 #elif !defined(PANGU_PORTABLE) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PANGU_SIMD_AVX2 1
-#include <immintrin.h>
 #elif !defined(PANGU_PORTABLE) && defined(__ARM_NEON) && defined(__aarch64__)
 #define PANGU_SIMD_NEON 1
-#include <arm_neon.h>
 #else
 #define PANGU_SIMD_PORTABLE 1
 #endif

@@ -21,8 +21,6 @@
 
 #include "pangu_parallel.h"
 
-#include "pangu_simd.h"
-
 #include <utility>
 
 #include "pangu_quant.h"
