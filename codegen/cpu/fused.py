@@ -200,7 +200,8 @@ def _attention(o: Operands) -> tuple[str, Fields]:
     if o.node.op == "dense_attention":
         return f"DenseAttention<{sizes}>", fields
     fields |= {"index_heads": o.size("iq", 1), "index_width": o.size("iq", 2), **o.attrs("topk", "index_scale")}
-    return f"DsaAttention<{sizes}>", fields | o.pointers("iq", "iw", "index_cache")
+    fields |= o.pointers("iq", "iw", "index_cache")
+    return f"DsaAttention<{sizes}>", fields | {"codes": f"env.kept.of({fields['index_cache']})"}
 
 
 def _gate(o: Operands) -> tuple[str, Fields]:

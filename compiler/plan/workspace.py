@@ -19,7 +19,9 @@ LINE = 64  # every section starts at a cache line
 TOKEN_BLOCK = 32  # query tokens whose absorbed queries are held at once (pangu_attention.h: kTokenBlock)
 FEW_TOKENS = 8  # pangu_fused.h: kFewTokens
 HEAD_ROWS = 64  # rows of the head's matrix compared at once (pangu_mtp.h: kRows)
-SCORE_ROWS = 4  # query rows scored at once (pangu_dsa.h: kScoreRows)
+SCORE_ROWS = 4  # query rows scored at once (pangu_index.h: kScoreRows)
+CANDIDATES = 8  # times topk: keys that bounds of their scores may leave (pangu_index.h: kCandidates)
+CODE_BLOCK = 48  # keys whose codes lie together (pangu_codes.h: kCodeBlock)
 
 
 def _sections(*elements: Dim) -> Dim:
@@ -75,8 +77,9 @@ def _attention(node: Node) -> Dim:
     if node.attrs["expand_from"]:
         sections.append(2 * tokens * heads)
     if "iq" in t:
-        rows = t["cache"].shape[0]
-        sections += [_at_most(tokens, SCORE_ROWS) * rows, block * _at_most(rows, node.attrs["topk"]), block]
+        rows, topk = t["cache"].shape[0], node.attrs["topk"]
+        choice = rows + topk + 5 * (_at_most(rows, CANDIDATES * topk) + CODE_BLOCK + 1) + CODE_BLOCK + 7 * LINE // FLOAT
+        sections += [_at_most(tokens, SCORE_ROWS) * choice, block * _at_most(rows, topk), block]
     return _sections(*sections)
 
 

@@ -163,7 +163,7 @@ int32_t pangu_run_program(pangu_model *model, const char *name, const int64_t *d
     need(model->tables.device == nullptr, "pangu_run_program: the states of this artifact lie on a device; use a session");
     const pangu_core::Pages arena(static_cast<size_t>(program.arena_bytes));
     pangu_pool pool(model->threads);
-    const pangu_exec exec{dims, in, out, state, model->weights.data(), arena.data(), &pool};
+    const pangu_exec exec{dims, in, out, state, model->weights.data(), arena.data(), &pool, nullptr};
     program.run(&exec);
   });
 }

@@ -43,6 +43,14 @@ typedef struct {
   int64_t row_bytes;
 } pangu_state_desc;
 
+// What kernels keep about the rows of an append state, in their own form: a header of PANGU_DERIVED_HEADER bytes, head_bytes,
+// and block_bytes for every block_rows rows. No state: it is neither saved nor restored, and where the header is zero it holds nothing.
+#define PANGU_DERIVED_HEADER 64
+typedef struct {
+  int32_t state;
+  int64_t head_bytes, block_rows, block_bytes;
+} pangu_derived_desc;
+
 // Memory that is not the host's: there weights, states and arenas of a model lie, while program inputs and outputs stay in
 // host memory. A function throws pangu_core::Error where it fails. Calls may come from any thread.
 typedef struct {
@@ -62,6 +70,7 @@ typedef struct {
   const void *const *weight;   // indexed by the GLOBAL weight index
   uint8_t *arena;              // 64-byte aligned scratch of at least arena_bytes, exclusive to the call
   pangu_pool *pool;
+  uint8_t *const *derived;     // indexed like pangu_generated_model.derived, or null: nothing is kept
 } pangu_exec;
 
 typedef struct {
@@ -74,8 +83,10 @@ typedef struct {
 
 #ifdef __cplusplus
 #define PANGU_NONE = nullptr
+#define PANGU_NOTHING = 0
 #else
 #define PANGU_NONE
+#define PANGU_NOTHING
 #endif
 
 typedef struct pangu_generated_model_desc pangu_generated_model_desc;
@@ -111,8 +122,11 @@ struct pangu_generated_model_desc {
   const pangu_program_desc *programs;
   const pangu_device *device PANGU_NONE; // null: everything is host memory
   const pangu_level *levels PANGU_NONE;  // best first; null: none
+  int32_t n_derived PANGU_NOTHING;
+  const pangu_derived_desc *derived PANGU_NONE;
 };
 #undef PANGU_NONE
+#undef PANGU_NOTHING
 
 extern const pangu_generated_model_desc pangu_generated_model;
 

@@ -34,6 +34,12 @@ pangu_session::pangu_session(pangu_model &model, const pangu_session_options &op
     if (tables_.device != nullptr && s.append == 0) states_.back().clear(); // host pages are zero already
     state_pointers_.push_back(states_.back().data());
   }
+  for (int i = 0; i < tables_.n_derived; ++i) {
+    const pangu_derived_desc &d = tables_.derived[i];
+    const int64_t blocks = (max_context_ + d.block_rows - 1) / d.block_rows;
+    derived_.emplace_back(static_cast<size_t>(PANGU_DERIVED_HEADER + d.head_bytes + blocks * d.block_bytes));
+    derived_pointers_.push_back(derived_.back().data());
+  }
   int64_t arena = 64;
   for (int i = 0; i < tables_.n_programs; ++i) arena = std::max(arena, tables_.programs[i].arena_bytes);
   new (&arena_) pangu_core::Pages(static_cast<size_t>(arena), tables_.device);
@@ -54,7 +60,7 @@ void pangu_session::check_tokens(const int64_t *tokens, int64_t n) const {
 
 void pangu_session::run(const pangu_program_desc &program, const std::vector<int64_t> &dims,
                         const std::vector<const void *> &in, const std::vector<void *> &out) {
-  const pangu_exec exec{dims.data(), in.data(), out.data(), state_pointers_.data(), model_.weights.data(), arena_.data(), &pool_};
+  const pangu_exec exec{dims.data(), in.data(), out.data(), state_pointers_.data(), model_.weights.data(), arena_.data(), &pool_, derived_pointers_.data()};
   program.run(&exec);
 }
 

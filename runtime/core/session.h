@@ -55,6 +55,8 @@ private:
   pangu_pool pool_;
   std::vector<pangu_core::Pages> states_;
   std::vector<void *> state_pointers_;
+  std::vector<pangu_core::Pages> derived_;
+  std::vector<uint8_t *> derived_pointers_;
   pangu_core::Pages arena_;
   std::vector<int64_t> tokens_;    // tokens that the trunk's states hold
   int64_t written_ = 0;            // positions below this were written to the rings since the last reset

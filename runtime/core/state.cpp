@@ -124,6 +124,7 @@ void pangu_session::restore(const uint8_t *data, size_t size) {
   if (r.at != r.end) throw Error(PANGU_BAD_ARGUMENT, "saved session has bytes left over");
   for (size_t i = 0; i < rows.size(); ++i)
     states_[i].write(rows[i], sizes[i]);
+  for (uint8_t *memory : derived_pointers_) std::memset(memory, 0, PANGU_DERIVED_HEADER); // of other rows
   tokens_.swap(tokens), head_rows_.swap(heads), hidden_.swap(hidden);
   written_ = written;
 }

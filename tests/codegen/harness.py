@@ -31,7 +31,7 @@ extern "C" int64_t shim_arena(int i) { return pangu_generated_model.programs[i].
 class Exec(C.Structure):
     _fields_ = [
         ("dim", C.c_void_p), ("input", C.c_void_p), ("out", C.c_void_p), ("state", C.c_void_p),
-        ("weight", C.c_void_p), ("arena", C.c_void_p), ("pool", C.c_void_p),
+        ("weight", C.c_void_p), ("arena", C.c_void_p), ("pool", C.c_void_p), ("derived", C.c_void_p),
     ]  # fmt: skip
 
 
@@ -75,6 +75,6 @@ class Compiled:
         sizes = np.array([dims.get(d, 0) for d in plan.dims] or [0], np.int64)
         keep = [_pointers(a) for a in (inputs, list(outputs.values()), states, weights)]
         fields = [C.cast(k[0], C.c_void_p) for k in keep]
-        exec_ = Exec(sizes.ctypes.data, fields[0], fields[1], fields[2], fields[3], base, None)
+        exec_ = Exec(sizes.ctypes.data, fields[0], fields[1], fields[2], fields[3], base, None, None)
         self.library.shim_run(number, C.byref(exec_))
         return outputs

@@ -1,6 +1,6 @@
 """Builds what is to run, boots one emulated machine after another, and says what ran and what failed.
 
-    python -m tests.emulated [--cpu tigerlake] [--only linear,artifacts,families] [--families norm,...] [--weights bf16,...]
+    python -m tests.emulated [--cpu tigerlake] [--only linear,index,artifacts,families] [--families norm,...] [--weights bf16,...]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from tests.codegen.kernels.cases import FAMILIES
 
 from .machine import MachineError, Result, boot, parts
-from .programs import KINDS, PROCESSORS, ROOT, WEIGHTS, Processor, artifacts, families, linear, with_libraries
+from .programs import KINDS, PROCESSORS, ROOT, WEIGHTS, Processor, artifacts, families, index, linear, with_libraries
 
 FOLDER = ROOT / "build/emulated"
 
@@ -22,6 +22,7 @@ def run(processor: Processor, args: argparse.Namespace) -> int:
     """All that was asked for on one processor; returns how many jobs failed."""
     made = {
         "linear": lambda folder: linear(folder, processor, args.quick),
+        "index": lambda folder: index(folder, processor),
         "artifacts": lambda folder: artifacts(folder, processor, args.weights),
         "families": lambda folder: families(folder, processor, args.families),
     }

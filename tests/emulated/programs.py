@@ -17,6 +17,7 @@ import numpy as np
 import pangu_compile
 from pangu_compile.driver.toolchain import LEVELS, Level
 from pangu_compile.models.random_checkpoint import SMALL, random_config, write_random_checkpoint
+from tests.codegen.index.test_scan import SOURCES as SCAN
 from tests.codegen.kernels.cases import cases
 from tests.codegen.kernels.library import PLAIN, Library
 from tests.codegen.linear.test_linear import compile_to
@@ -72,6 +73,14 @@ def linear(folder: Path, processor: Processor, quick: bool) -> tuple[list[Job], 
     if not program.exists():
         compile_to(program, "g++", ["-O3", *processor.level.flags])
     return [Job("matrix kernels", f"{program}{' quick' if quick else ''}", silent)], {str(program): program}
+
+
+def index(folder: Path, processor: Processor) -> tuple[list[Job], Files]:
+    """The indexer's choice with codes of its keys, and without."""
+    program = folder / f"scan-{processor.level.name}"
+    if not program.exists():
+        compile_to(program, "g++", ["-O3", *processor.level.flags], SCAN)
+    return [Job("indexer scan", f"{program} quick", silent)], {str(program): program}
 
 
 def families(folder: Path, processor: Processor, names: list[str]) -> tuple[list[Job], Files]:
@@ -141,4 +150,7 @@ def artifacts(folder: Path, processor: Processor, formats: list[str]) -> tuple[l
     return jobs, files
 
 
-KINDS = {"linear": "the matrix kernels", "artifacts": "whole artifacts", "families": "the fused operators"}
+KINDS = {
+    "linear": "the matrix kernels", "index": "the indexer's scan", "artifacts": "whole artifacts",
+    "families": "the fused operators",
+}  # fmt: skip

@@ -20,6 +20,19 @@ struct Workspace {
   }
 };
 
+// What a session keeps for kernels beside its states (pangu_abi.h: derived), by the state that it belongs to.
+struct Kept {
+  int n = 0;
+  const void *const *state = nullptr;
+  uint8_t *const *memory = nullptr;
+
+  uint8_t *of(const void *rows) const { // null: nothing is kept for them
+    for (int i = 0; memory != nullptr && i < n; ++i)
+      if (state[i] == rows) return memory[i];
+    return nullptr;
+  }
+};
+
 // One product of a joined region: y[t, o] = x[t] . w[o].
 struct Job {
   int64_t O, I;

@@ -28,6 +28,10 @@
 
 #include "pangu_attention.h"
 
+#include "pangu_codes.h"
+
+#include "pangu_index.h"
+
 #include "pangu_dsa.h"
 
 #include "pangu_moe.h"

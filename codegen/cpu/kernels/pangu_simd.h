@@ -23,6 +23,7 @@ constexpr int kWidth = 4;
 #endif
 
 typedef float vec __attribute__((vector_size(sizeof(float) * kWidth)));
+typedef int32_t ints __attribute__((vector_size(sizeof(int32_t) * kWidth)));
 
 inline vec load(const float *p) {
   vec v;
@@ -102,6 +103,21 @@ inline float most(vec v) {
 #endif
   const vec4 upper = __builtin_shufflevector(f, f, 2, 3, 0, 1), g = f < upper ? upper : f;
   return g[0] < g[1] ? g[1] : g[0];
+}
+
+// Is any lane not zero?
+inline bool any(ints v) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)v, (__m512i)v) != 0;
+#elif defined(__AVX2__)
+  return _mm256_testz_si256((__m256i)v, (__m256i)v) == 0;
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  return vmaxvq_u32((uint32x4_t)v) != 0;
+#else
+  int32_t all = 0;
+  for (int l = 0; l < kWidth; ++l) all |= v[l];
+  return all != 0;
+#endif
 }
 
 // Two partial sums, so that additions overlap; one order of operations for every caller.

@@ -122,5 +122,5 @@ class Library:
         sizes = np.array(dims, np.int64)
         tables = [(C.c_void_p * max(1, len(a)))(*[x.ctypes.data for x in a]) for a in (inputs, outputs, states)]
         at = [C.cast(t, C.c_void_p) for t in tables]
-        exec_ = Exec(sizes.ctypes.data, at[0], at[1], at[2], None, base, None)
+        exec_ = Exec(sizes.ctypes.data, at[0], at[1], at[2], None, base, None, None)
         self.library.shim_run(program, C.byref(exec_), threads)
