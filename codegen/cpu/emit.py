@@ -11,9 +11,8 @@ import jinja2
 
 from pangu_compile.ir import DType, StateInfo
 from pangu_compile.ir.text import print_node
-from pangu_compile.plan import FunctionPlan, Plan, ProgramPlan
+from pangu_compile.plan import FunctionPlan, Plan, ProgramPlan, key_codes
 
-from .derived import key_codes
 from .kernels import KernelWriter
 
 HERE = Path(__file__).parent

@@ -269,6 +269,7 @@ def plan_statistics(plan: dict[str, Any]) -> dict[str, Any]:
         "weight_bytes": sum(map(_nbytes, plan["weights"])),
         "cache_bytes_per_token": sum(size for s, size in rows if s["rows"] is None),
         "cache_bytes_fixed": sum(size * s["rows"] for s, size in rows if s["rows"] is not None),
+        "derived_bytes_per_token": sum(d["block_bytes"] // d["block_rows"] for d in plan.get("derived", [])),
         "functions": len(plan["functions"]),
         "programs": {
             name: {

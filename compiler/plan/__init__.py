@@ -1,6 +1,7 @@
 """The plan: kernels, buffers, offsets, weights and states of a compiled program. Imports the IR alone."""
 
+from .derived import Derived, key_codes
 from .plan import FunctionPlan, Plan, PlannedWeight, PlanOptions, ProgramPlan, make_plan
 from .schedule import Kernel, Schedule
 
-__all__ = ["FunctionPlan", "Kernel", "Plan", "PlanOptions", "PlannedWeight", "ProgramPlan", "Schedule", "make_plan"]
+__all__ = ["Derived", "FunctionPlan", "Kernel", "Plan", "PlanOptions", "PlannedWeight", "ProgramPlan", "Schedule", "key_codes", "make_plan"]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pangu_compile.ir import Value
 
+from .derived import key_codes
+
 if TYPE_CHECKING:
     from .plan import FunctionPlan, Plan
 
@@ -52,6 +54,10 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "max_chunk": plan.max_chunk,
         "sizes": dict(sorted(plan.sizes.items())),
         "states": [{"name": s.name, "dtype": s.dtype, "width": s.width, "rows": s.rows, "owner": s.owner} for s in plan.states],
+        "derived": [
+            {"state": plan.states[d.state].name, "head_bytes": d.head_bytes, "block_rows": d.block_rows, "block_bytes": d.block_bytes}
+            for d in key_codes(plan)
+        ],
         "weights": [
             {"name": w.name, "dtype": w.dtype, "shape": list(w.shape), "folded": w.folded is not None} for w in plan.weights
         ],

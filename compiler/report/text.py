@@ -124,9 +124,11 @@ def _time(s: Summary) -> list[str]:
 def _storage(s: Summary) -> list[str]:
     plan = s["plan"]
     kinds = ", ".join(f"{k['kind'].replace('_', ' ')} {human_bytes(k['bytes'])}" for k in s["weights_by_kind"])
+    codes = plan.get("derived_bytes_per_token", 0)
+    more = f"; indexers that scan integers keep {human_bytes(codes)} a token more" if codes else ""
     return [
         f"weights {human_bytes(plan['weight_bytes'])}: {kinds}",
-        f"caches {human_bytes(plan['cache_bytes_per_token'])} a token and {human_bytes(plan['cache_bytes_fixed'])} fixed",
+        f"caches {human_bytes(plan['cache_bytes_per_token'])} a token and {human_bytes(plan['cache_bytes_fixed'])} fixed{more}",
     ]
 
 

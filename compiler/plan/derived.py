@@ -1,7 +1,7 @@
 """Memory of a session in which kernels keep what they derive from the rows of an append state: codes of indexer keys.
 
 It is no state: nothing is lost with it, it is neither saved nor restored, and a program that is run without it computes the same.
-A kernel finds it by the state that it belongs to; its first bytes say how many rows it covers (kernels/pangu_codes.h).
+A kernel finds it by the state that it belongs to; its first bytes say how many rows it covers (codegen/cpu/kernels/pangu_codes.h).
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from pangu_compile.ir import Graph, Value
 from pangu_compile.ir.slots import named
-from pangu_compile.plan import Plan
-from pangu_compile.plan.access import contiguous_alias
-from pangu_compile.plan.schedule import Schedule
-from pangu_compile.plan.workspace import CODE_BLOCK
+
+from .access import contiguous_alias
+from .plan import Plan
+from .schedule import Schedule
+from .workspace import CODE_BLOCK
 
 
 @dataclass(frozen=True)
