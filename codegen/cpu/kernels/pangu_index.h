@@ -12,7 +12,7 @@ constexpr int64_t kCandidates = 8;         // times topk: of more keys that may 
 
 // What choosing for one query row needs while it runs, in a Workspace.
 struct Choice {
-  float *score;             // [rows, to a whole block]
+  float *score;             // [rows, to a whole block]; of scores by codes, the largest that they can be
   int32_t *candidates;      // positions, ascending; ~position: surely chosen
   float *lower, *upper;     // bounds of their scores
   int32_t *open, *picked;   // positions of those that are not sure, and which of them are chosen
@@ -147,26 +147,28 @@ struct IndexScan {
     }
   }
 
-  // Least and largest that the float32 score of a row can be, whose score by codes this is; V is vec or float.
-  template <class V> static void bounds(const CodedQuery &query, V by_codes, V rest, V size, V norm, V &lower, V &upper) {
-    const V off = (query.rest * rest + query.size * size) + (query.norm * norm + query.constant);
-    lower = by_codes - off;
-    upper = by_codes + off;
+  // How far the score by codes of a row may be off; V is vec or float.
+  template <class V> static V off(const CodedQuery &query, V rest, V size, V norm) {
+    return (query.rest * rest + query.size * size) + (query.norm * norm + query.constant);
   }
-  void bounds(const CodedQuery &query, const Choice &c, int64_t row, float &lower, float &upper) const {
+  // The largest that the float32 scores of a block can be, from its scores by codes.
+  void raise(const CodedQuery &query, int64_t b, float *score) const {
+    for (int64_t j = 0; j < kCodeBlock; j += kWidth)
+      store(score + j, load(score + j) + off(query, load(codes.rests(b) + j), load(codes.sizes(b) + j), load(codes.norms(b) + j)));
+  }
+  // The least, of a row whose largest is known.
+  float least(const CodedQuery &query, int64_t row, float largest) const {
     const int64_t b = row / kCodeBlock, j = row % kCodeBlock;
-    bounds(query, c.score[row], codes.rests(b)[j], codes.sizes(b)[j], codes.norms(b)[j], lower, upper);
+    return largest - 2 * off(query, codes.rests(b)[j], codes.sizes(b)[j], codes.norms(b)[j]);
   }
 
   // Candidates: the rows whose score may be `floor` or more. False where they are too many, or their bounds no numbers.
   bool collect(const CodedQuery &query, float floor, Choice &c) const {
     const int64_t most = Choice::most_candidates(c.n, topk);
     int64_t count = 0;
-    for (int64_t b = 0, first = 0; first < c.n; ++b, first += kCodeBlock) {
+    for (int64_t first = 0; first < c.n; first += kCodeBlock) {
       for (int64_t j = 0; j < kCodeBlock; j += kWidth) {
-        vec lower, upper;
-        bounds(query, load(c.score + first + j), load(codes.rests(b) + j), load(codes.sizes(b) + j), load(codes.norms(b) + j), lower, upper);
-        const ints may = ~(ints)(upper < floor);
+        const ints may = ~(ints)(load(c.score + first + j) < floor);
         if (!any(may)) continue;
         for (int l = 0; l < kWidth; ++l) {
           c.candidates[count] = static_cast<int32_t>(first + j + l);
@@ -179,7 +181,8 @@ struct IndexScan {
     }
     float bad = 0;
     for (int64_t i = 0; i < count; ++i) {
-      bounds(query, c, c.candidates[i], c.lower[i], c.upper[i]);
+      c.upper[i] = c.score[c.candidates[i]];
+      c.lower[i] = least(query, c.candidates[i], c.upper[i]);
       bad += (c.lower[i] - c.lower[i]) + (c.upper[i] - c.upper[i]);
     }
     c.n_candidates = count;
@@ -190,8 +193,11 @@ struct IndexScan {
   void narrow(const CodedQuery &query, Choice &c) const {
     constexpr int64_t kSample = 1024; // rows that say from which score on a row is worth a look
     const int64_t sample = min(kSample, c.n);
-    float lower[kSample], unused;
-    for (int64_t i = 0; i < sample; ++i) bounds(query, c, i * c.n / sample, lower[i], unused);
+    float lower[kSample];
+    for (int64_t i = 0; i < sample; ++i) {
+      const int64_t row = i * c.n / sample;
+      lower[i] = least(query, row, c.score[row]);
+    }
     const double expected = static_cast<double>(topk * sample) / static_cast<double>(c.n);
     int64_t rank = static_cast<int64_t>(expected + 3 * std::sqrt(expected)) + 2;
     for (int64_t sure = 0; sure < topk; rank *= 2) {
@@ -199,14 +205,14 @@ struct IndexScan {
       if (!collect(query, floor, c)) return;
       sure = std::count_if(c.lower, c.lower + c.n_candidates, [floor](float l) { return l >= floor; });
     }
-    // topk rows reach `least` for sure, and no more than topk can exceed `most`.
-    const int32_t least = kth_largest(c.lower, c.n_candidates, topk);
+    // topk rows reach `enough` for sure, and no more than topk can exceed `most`.
+    const int32_t enough = kth_largest(c.lower, c.n_candidates, topk);
     const int32_t most = c.n_candidates > topk ? kth_largest(c.upper, c.n_candidates, topk + 1) : std::numeric_limits<int32_t>::min();
     int64_t kept = 0;
     c.n_open = 0;
     for (int64_t i = 0; i < c.n_candidates; ++i) {
       const int32_t row = c.candidates[i];
-      const bool may = order_of(c.upper[i]) >= least, must = order_of(c.lower[i]) > most;
+      const bool may = order_of(c.upper[i]) >= enough, must = order_of(c.lower[i]) > most;
       c.candidates[kept] = must ? ~row : row;
       kept += may;
       c.open[c.n_open] = row;
@@ -287,7 +293,11 @@ private:
   void score_by_codes(pangu_pool *pool, int64_t n, int64_t count, const CodedQuery *queries, Choice *choices) const {
     parallel(pool, (n + kCodeBlock - 1) / kCodeBlock, count * kCodeBlock * heads * width / 8, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
-        for (int64_t i = 0; i < count; ++i) code_block(queries[i], codes.codes(b), codes.steps(b), choices[i].score + b * kCodeBlock);
+        for (int64_t i = 0; i < count; ++i) {
+          float *const score = choices[i].score + b * kCodeBlock;
+          code_block(queries[i], codes.codes(b), codes.steps(b), score);
+          raise(queries[i], b, score);
+        }
     });
     parallel(pool, count, 4 * n, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
