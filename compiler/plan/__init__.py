@@ -4,4 +4,6 @@ from .derived import Derived, key_codes
 from .plan import FunctionPlan, Plan, PlannedWeight, PlanOptions, ProgramPlan, make_plan
 from .schedule import Kernel, Schedule
 
-__all__ = ["Derived", "FunctionPlan", "Kernel", "Plan", "PlanOptions", "PlannedWeight", "ProgramPlan", "Schedule", "key_codes", "make_plan"]
+__all__ = [
+    "Derived", "FunctionPlan", "Kernel", "Plan", "PlanOptions", "PlannedWeight", "ProgramPlan", "Schedule", "key_codes", "make_plan",
+]  # fmt: skip

@@ -55,9 +55,10 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "sizes": dict(sorted(plan.sizes.items())),
         "states": [{"name": s.name, "dtype": s.dtype, "width": s.width, "rows": s.rows, "owner": s.owner} for s in plan.states],
         "derived": [
-            {"state": plan.states[d.state].name, "head_bytes": d.head_bytes, "block_rows": d.block_rows, "block_bytes": d.block_bytes}
+            {"state": plan.states[d.state].name, "head_bytes": d.head_bytes, "block_rows": d.block_rows,
+             "block_bytes": d.block_bytes}
             for d in key_codes(plan)
-        ],
+        ],  # fmt: skip
         "weights": [
             {"name": w.name, "dtype": w.dtype, "shape": list(w.shape), "folded": w.folded is not None} for w in plan.weights
         ],
