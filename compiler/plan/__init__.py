@@ -5,5 +5,6 @@ from .plan import FunctionPlan, Plan, PlannedWeight, PlanOptions, ProgramPlan, m
 from .schedule import Kernel, Schedule
 
 __all__ = [
-    "Derived", "FunctionPlan", "Kernel", "Plan", "PlanOptions", "PlannedWeight", "ProgramPlan", "Schedule", "key_codes", "make_plan",
+    "Derived", "FunctionPlan", "Kernel", "Plan", "PlanOptions", "PlannedWeight", "ProgramPlan", "Schedule", "key_codes",
+    "make_plan",
 ]  # fmt: skip

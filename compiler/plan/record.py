@@ -58,7 +58,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
             {"state": plan.states[d.state].name, "head_bytes": d.head_bytes, "block_rows": d.block_rows,
              "block_bytes": d.block_bytes}
             for d in key_codes(plan)
-        ],  # fmt: skip
+        ],
         "weights": [
             {"name": w.name, "dtype": w.dtype, "shape": list(w.shape), "folded": w.folded is not None} for w in plan.weights
         ],
