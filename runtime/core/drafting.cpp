@@ -7,7 +7,7 @@ namespace pangu_core {
 Drafting::Drafting(int64_t heads)
     : candidates_(static_cast<size_t>(heads) + 1), reached_(static_cast<size_t>(heads)), accepted_(reached_), left_(kTrial) {}
 
-void Drafting::record(int64_t drafts, int64_t accepted, double seconds) {
+void Drafting::record(int64_t drafts, int64_t accepted, double seconds, double following) {
   if (drafts != count_) return;
   ++step_;
   for (int64_t i = 0; i < std::min(drafts, accepted + 1); ++i) {
@@ -19,6 +19,7 @@ void Drafting::record(int64_t drafts, int64_t accepted, double seconds) {
     if (times.size() == kTimes) times.erase(times.begin());
     times.push_back(seconds);
   }
+  if (drafts != favourite_) lost_ += following + seconds - static_cast<double>(accepted + 1) / tokens_per_second(favourite_);
   left_ = hopeless(drafts) ? 0 : std::max<int64_t>(left_ - 1, 0);
   if (left_ > 0) return;
   const int64_t winner = fastest();
@@ -32,6 +33,7 @@ void Drafting::record(int64_t drafts, int64_t accepted, double seconds) {
   for (int64_t other = 0; other < static_cast<int64_t>(candidates_.size()); ++other) {
     if (other == favourite_ || candidates_[other].due > step_) continue;
     candidates_[other].seconds.clear(); // the context has grown since
+    lost_ = 0;
     if (!hopeless(other)) return start(other);
     put_off(candidates_[other]);
   }
@@ -43,8 +45,10 @@ void Drafting::start(int64_t count) {
   left_ = kTrial;
 }
 
+// Twice as long as the last time or more, as its trial's cost asks for (which may be that of a disturbance).
 void Drafting::put_off(Candidate &loser) const {
-  loser.pause = std::min(2 * loser.pause, kLongestPause);
+  const double least = 2 * static_cast<double>(loser.pause), affordable = lost_ / (kLoss * step_seconds(favourite_));
+  loser.pause = std::min(static_cast<int64_t>(std::clamp(affordable, least, 8 * least)), kLongestPause);
   loser.due = step_ + loser.pause;
 }
 
@@ -87,6 +91,16 @@ int64_t Drafting::fastest() const {
   for (int64_t i = 0; i < static_cast<int64_t>(candidates_.size()); ++i)
     if (tokens_per_second(i) > speed) found = i, speed = tokens_per_second(i);
   return found;
+}
+
+Drafting Learnt::take(int64_t heads) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return last_ == nullptr || heads == 0 ? Drafting(heads) : *last_;
+}
+
+void Learnt::leave(const Drafting &drafting) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  last_ = std::make_unique<const Drafting>(drafting);
 }
 
 } // namespace pangu_core

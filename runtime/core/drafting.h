@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 namespace pangu_core {
@@ -14,14 +16,15 @@ class Drafting {
 public:
   explicit Drafting(int64_t heads);
   int64_t next() const { return count_; } // drafts of the step that comes
-  // A step is over: of `drafts` drafts it accepted the first `accepted`, and took so many seconds. A step with another
-  // number of drafts than next() (near the end of a context) teaches nothing.
-  void record(int64_t drafts, int64_t accepted, double seconds);
+  // A step is over: of `drafts` drafts it accepted the first `accepted`, and took so many seconds, before which its heads followed the
+  // text that they had missed. A step with another number of drafts than next() (near the end of a context) teaches nothing.
+  void record(int64_t drafts, int64_t accepted, double seconds, double following);
 
 private:
-  static constexpr int64_t kTrial = 5; // steps with one number of drafts; in the first the heads may have to catch up, so it does not count
+  static constexpr int64_t kTrial = 5; // steps with one number of drafts; the first does not count: it finds the heads' weights out of the caches
   static constexpr int64_t kTimes = 7; // kept for each number
   static constexpr int64_t kPause = 64, kLongestPause = 4096; // steps from one trial of a number to the next
+  static constexpr double kLoss = 0.01; // of the time may go into trials of a number that loses
   static constexpr double kBetter = 1.03, kMemory = 0.97, kSeen = 4;
 
   struct Candidate {
@@ -40,6 +43,18 @@ private:
   std::vector<Candidate> candidates_;      // [drafts]
   std::vector<double> reached_, accepted_; // [depth - 1]: how often its draft was looked at, and how often accepted; fading
   int64_t count_ = 0, favourite_ = 0, left_, step_ = 0;
+  double lost_ = 0; // seconds, by this trial
+};
+
+// What the sessions of a model have learnt, pauses between trials included: a new one goes on with what was left last.
+class Learnt {
+public:
+  Drafting take(int64_t heads) const;
+  void leave(const Drafting &drafting);
+
+private:
+  mutable std::mutex mutex_;
+  std::unique_ptr<const Drafting> last_; // null: nothing yet
 };
 
 } // namespace pangu_core

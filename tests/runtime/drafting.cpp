@@ -29,7 +29,7 @@ int main(int argc, char **argv) {
       int64_t accepted = 0;
       while (accepted < count && uniform(random) < acceptance[accepted]) ++accepted;
       const double took = seconds[count] * (1 + 0.1 * uniform(random)) * (uniform(random) < 0.02 ? 10 : 1);
-      drafting.record(count, accepted, took);
+      drafting.record(count, accepted, took, 0);
       ++taken[count], tokens += 1 + accepted, total += seconds[count];
     }
     for (int64_t n : taken) std::printf("%ld ", n);
