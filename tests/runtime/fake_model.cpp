@@ -30,7 +30,8 @@
 namespace {
 
 // The trunk's window, and the heads'. Where some heads have only that, the trunk's guess is one that they can know.
-constexpr int64_t kVocab = FAKE_VOCAB, kHidden = 5, kWindow = 5, kWindows[] = {kWindow, FAKE_WINDOWED ? 3 : kWindow, FAKE_WINDOWED ? 7 : kWindow, FAKE_WINDOWED ? 2 : kWindow};
+constexpr int64_t kVocab = FAKE_VOCAB, kHidden = 5, kWindow = 5;
+constexpr int64_t kWindows[] = {kWindow, FAKE_WINDOWED ? 25 : kWindow, FAKE_WINDOWED ? 30 : kWindow, FAKE_WINDOWED ? 130 : kWindow};
 constexpr int64_t kGuessed = FAKE_WINDOWED ? 2 : kWindow; // positions that decide the guess
 constexpr uint64_t kSalt = FAKE_SALT;
 
