@@ -1,4 +1,4 @@
-"""MTP heads with windows only: they follow where drafts need them, jump over what they cannot see any more, and draft as if they had not."""
+"""MTP heads with windows only follow where drafts need them, jump over what they cannot see, and draft as if they had not."""
 
 from __future__ import annotations
 
@@ -68,9 +68,17 @@ class Both:
         self.drafted += sum(results[0].stats.drafted)
         return results[0].tokens
 
-    def each(self, call) -> None:
+    def prefill(self, tokens: list[int], chunk: int) -> None:
         for s in self.sessions:
-            call(s)
+            s.prefill(tokens, chunk=chunk)
+
+    def truncate(self, length: int) -> None:
+        for s in self.sessions:
+            s.truncate(max(0, length))
+
+    def reset(self) -> None:
+        for s in self.sessions:
+            s.reset()
 
     def through_bytes(self) -> None:
         """Go on in new sessions, restored from what the old ones save."""
@@ -88,7 +96,7 @@ def wander(both: Both, random: Random, vocabulary: int, calls: int) -> None:
 
     for _ in range(calls):
         if both.room < 120:
-            both.each(lambda s: s.reset())
+            both.reset()
         kind = random.choice(["generate"] * 12 + ["prefill"] * 2 + ["cut"] * 2 + ["cut far", "save"])
         length = both.sessions[0].length
         if kind == "generate":
@@ -97,12 +105,11 @@ def wander(both: Both, random: Random, vocabulary: int, calls: int) -> None:
             prompt = words(random.choice([1, 2, 9, 60]))
             both.generate(prompt, count, sampling=sampling, speculate=drafts > 0, drafts=drafts or None)
         elif kind == "prefill":
-            tokens, chunk = words(random.choice([1, 30, 80])), random.choice([3, 8])
-            both.each(lambda s, tokens=tokens, chunk=chunk: s.prefill(tokens, chunk=chunk))
+            both.prefill(words(random.choice([1, 30, 80])), random.choice([3, 8]))
         elif kind == "cut":
-            both.each(lambda s, to=max(0, length - random.randrange(4)): s.truncate(to))
+            both.truncate(length - random.randrange(4))
         elif kind == "cut far":
-            both.each(lambda s, to=length * random.randrange(5) // 5: s.truncate(to))
+            both.truncate(length * random.randrange(5) // 5)
         else:
             both.through_bytes()
 
@@ -117,7 +124,8 @@ def test_drafts_as_if_every_row_had_been_seen(pair, seed):
 @pytest.fixture(scope="module")
 def jumping(tmp_path_factory) -> Iterator[Model]:
     folder = tmp_path_factory.mktemp("jumping")
-    with Model(fake.artifact(folder / "a.pangu", fake.library(folder / "a.so", windowed=MASKS["all"], speculate=1), 70), threads=1) as model:
+    library = fake.library(folder / "a.so", windowed=MASKS["all"], speculate=1)
+    with Model(fake.artifact(folder / "a.pangu", library, 70), threads=1) as model:
         yield model
         assert faults(model) == 0
 
@@ -161,7 +169,8 @@ def test_saved_sessions_hold_no_more_than_there_is(jumping):
 def compiled(tmp_path_factory) -> Iterator[Pair]:
     """A random checkpoint, compiled; and again as if the trunk's cache were the last head's, so that the heads miss nothing."""
     folder = tmp_path_factory.mktemp("compiled")
-    config = {**CONFIG, "sliding_window": None, "sliding_window_list": [9, 4, 1, 40], "max_position_embeddings": 512, "vocab_size": 9}
+    windows = {"sliding_window": None, "sliding_window_list": [9, 4, 1, 40]}
+    config = {**CONFIG, **windows, "max_position_embeddings": 512, "vocab_size": 9}
     write_random_checkpoint(folder / "checkpoint", OpenPanguConfig.from_dict(config), seed=5, dtype="f32")
     one, other = folder / "jumping.pangu", folder / "following.pangu"
     pangu_compile.build(folder / "checkpoint", one, max_context=512, max_chunk=8, opt_level=1)
@@ -173,8 +182,8 @@ def compiled(tmp_path_factory) -> Iterator[Pair]:
     options = re.search(r"target_compile_options\(pangu_model PRIVATE (.*) \$", (other / "src/CMakeLists.txt").read_text())
     assert options is not None
     subprocess.run(
-        ["g++", *options[1].split(), "-march=native", "-fPIC", "-I.", "-Icore", "-I../include", "model.cpp", "runtime.cpp", "-shared",
-         "-pthread", "-Wl,-soname,libpangu_model.so", "-o", "../lib/libpangu_model.so"], cwd=other / "src", check=True,
+        ["g++", *options[1].split(), "-march=native", "-fPIC", "-I.", "-Icore", "-I../include", "model.cpp", "runtime.cpp",
+         "-shared", "-pthread", "-Wl,-soname,libpangu_model.so", "-o", "../lib/libpangu_model.so"], cwd=other / "src", check=True,
     )  # fmt: skip
     fake.seal(other)
     with Model(one, threads=1) as a, Model(other, threads=1) as b:
