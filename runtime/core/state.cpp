@@ -116,10 +116,14 @@ void pangu_session::restore(const uint8_t *data, size_t size) {
   r.get(tokens.data(), tokens.size() * sizeof(int64_t));
   r.get(heads.data(), heads.size() * sizeof(int64_t));
   const size_t width = sizeof(float) * static_cast<size_t>(tables_.hidden_size);
-  std::vector<std::pair<int64_t, const uint8_t *>> hidden; // of each level the first row, and where its rows lie
+  struct Level {
+    int64_t first, end; // rows
+    const uint8_t *at;
+  };
+  std::vector<Level> hidden;
   for (int level = 0; level < following_.levels(); ++level) {
-    const int64_t rows = level == 0 ? count : heads[static_cast<size_t>(level)], first = std::max<int64_t>(0, rows - following_.kept(level));
-    hidden.emplace_back(first, r.take(static_cast<size_t>(rows - first) * width));
+    const int64_t end = level == 0 ? count : heads[static_cast<size_t>(level)], first = std::max<int64_t>(0, end - following_.kept(level));
+    hidden.push_back({first, end, r.take(static_cast<size_t>(end - first) * width)});
   }
   std::vector<const uint8_t *> rows;
   std::vector<size_t> sizes;
@@ -134,9 +138,8 @@ void pangu_session::restore(const uint8_t *data, size_t size) {
   for (size_t i = 0; i < rows.size(); ++i)
     states_[i].write(rows[i], sizes[i]);
   for (int level = 0; level < following_.levels(); ++level) {
-    const auto [first, from] = hidden[static_cast<size_t>(level)];
-    const int64_t rows = level == 0 ? count : heads[static_cast<size_t>(level)];
-    for (int64_t row = first; row < rows; ++row) std::memcpy(following_.hidden(level, row), from + static_cast<size_t>(row - first) * width, width);
+    const Level &l = hidden[static_cast<size_t>(level)];
+    for (int64_t row = l.first; row < l.end; ++row) std::memcpy(following_.hidden(level, row), l.at + static_cast<size_t>(row - l.first) * width, width);
   }
   tokens_.swap(tokens), following_.restore(heads);
   written_ = written;
