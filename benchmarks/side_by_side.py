@@ -43,7 +43,7 @@ def filled(session: Session, states: list[dict[str, Any]], context: int, rng: np
     saved = session.save()
     head = saved[: 8 + DIGEST]
     count, heads, _, _ = struct.unpack_from(f"<{NUMBERS}q", saved, len(head))
-    parts = [head, struct.pack(f"<{NUMBERS}q", count, heads, context, context), bytes(8 * context), bytes(8 * (heads + 1))]
+    parts = [head, struct.pack(f"<{NUMBERS}q", count, heads, context, context), bytes(8 * context), bytes(16 * (heads + 1))]
     for state in states[:count]:
         rows, width = state["rows"] or context, state["width"]
         parts += [struct.pack("<q", 4 * rows * width), rng.standard_normal((rows, width), np.float32).tobytes()]

@@ -1,6 +1,7 @@
 // model.h: an opened artifact: verified files, mapped weights, the generated tables.
 #pragma once
 
+#include "drafting.h"
 #include "error.h"
 #include "pages.h"
 #include "pangu_abi.h"
@@ -36,6 +37,7 @@ struct pangu_model {
   std::vector<const void *> weights;
   int threads;
   std::string fingerprint; // of all files of the artifact; empty where SHA256SUMS is absent and was not asked for
+  pangu_core::Learnt learnt; // by its sessions
 
 private:
   pangu_core::MappedFile file_;

@@ -26,7 +26,7 @@ pangu_session::pangu_session(pangu_model &model, const pangu_session_options &op
       heads_(options.speculate != 0 ? std::min<int>(model.tables.num_drafts, PANGU_MAX_DRAFTS) : 0),
       speculate_(heads_ > 0 && heads_ == model.tables.num_drafts ? model.find("speculate") : nullptr),
       speculate_sampled_(speculate_ != nullptr ? model.find("speculate_sampled") : nullptr), pool_(model.threads),
-      head_rows_(static_cast<size_t>(heads_) + 1, 0), history_(2 * model.tables.max_chunk + 4 * PANGU_MAX_DRAFTS), drafting_(heads_) {
+      drafting_(model.learnt.take(heads_)) {
   if (std::strcmp(tables_.role, "lm") != 0) throw Error(PANGU_BAD_ARGUMENT, "this artifact is a compiled module, not a language model; use run_program");
   for (int i = 0; i < tables_.n_states; ++i) {
     const pangu_state_desc &s = tables_.states[i];
@@ -43,7 +43,6 @@ pangu_session::pangu_session(pangu_model &model, const pangu_session_options &op
   int64_t arena = 64;
   for (int i = 0; i < tables_.n_programs; ++i) arena = std::max(arena, tables_.programs[i].arena_bytes);
   new (&arena_) pangu_core::Pages(static_cast<size_t>(arena), tables_.device);
-  if (heads_ > 0) hidden_.assign(static_cast<size_t>(heads_), std::vector<float>(static_cast<size_t>(history_ * tables_.hidden_size)));
   scratch_.resize(static_cast<size_t>(tables_.max_chunk * tables_.hidden_size));
   rows_.resize(scratch_.size());
 }
@@ -64,10 +63,6 @@ void pangu_session::run(const pangu_program_desc &program, const std::vector<int
   program.run(&exec);
 }
 
-float *pangu_session::hidden_row(int level, int64_t position) {
-  return hidden_[static_cast<size_t>(level)].data() + position % history_ * tables_.hidden_size;
-}
-
 // One run of the trunk: at most max_chunk tokens; logits [rows.size(), vocab].
 void pangu_session::step(const int64_t *tokens, int64_t n, const std::vector<int64_t> &rows, float *logits) {
   const int64_t start = length();
@@ -76,46 +71,55 @@ void pangu_session::step(const int64_t *tokens, int64_t n, const std::vector<int
   written_ = std::max(written_, length());
   if (heads_ > 0)
     for (int64_t i = 0; i < n; ++i)
-      std::memcpy(hidden_row(0, start + i), scratch_.data() + i * tables_.hidden_size, sizeof(float) * tables_.hidden_size);
+      std::memcpy(following_.hidden(0, start + i), scratch_.data() + i * tables_.hidden_size, sizeof(float) * tables_.hidden_size);
 }
 
-// Bring head `head` up to and including row `end`. Tokens after the confirmed ones come from `extra`. logits: of row `end`.
+// Bring head `head` to row `end`, which is the next one then. Tokens after the confirmed ones come from `extra`. logits: of its last row.
 void pangu_session::feed_head(int head, int64_t end, const std::vector<int64_t> &extra, float *logits) {
   const int64_t width = tables_.hidden_size;
   const auto token_at = [&](int64_t p) { return p < length() ? tokens_[p] : extra[p - length()]; };
   const pangu_program_desc &program = model_.program("draft_" + std::to_string(head));
-  while (head_end(head) <= end) {
-    const int64_t first = head_end(head), start = head_rows_[head];
-    const int64_t n = std::min(tables_.max_chunk, end + 1 - first);
+  while (following_.rows(head) < end) {
+    const int64_t start = following_.rows(head), n = std::min(tables_.max_chunk, end - start);
+    if (head > 1) feed_head(head - 1, start + n, extra, nullptr); // no further: a level keeps few rows
     std::vector<int64_t> tokens(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) {
-      tokens[i] = token_at(first + i + 1);
-      std::memcpy(rows_.data() + i * width, hidden_row(head - 1, head == 1 ? first + i : first + i - 1), sizeof(float) * width);
+      tokens[i] = token_at(start + i + head);
+      std::memcpy(rows_.data() + i * width, following_.hidden(head - 1, start + i), sizeof(float) * width);
     }
-    const bool last = logits != nullptr && first + n == end + 1;
-    const std::vector<int64_t> wanted(last ? 1 : 0, n - 1);
+    const std::vector<int64_t> wanted(logits != nullptr && start + n == end ? 1 : 0, n - 1);
     run(program, {n, start, static_cast<int64_t>(wanted.size())}, {tokens.data(), rows_.data(), &start, wanted.data()}, {logits, scratch_.data()});
     if (head < heads_)
-      for (int64_t i = 0; i < n; ++i) std::memcpy(hidden_row(head, first + i), scratch_.data() + i * width, sizeof(float) * width);
-    head_rows_[head] += n;
+      for (int64_t i = 0; i < n; ++i) std::memcpy(following_.hidden(head, start + i), scratch_.data() + i * width, sizeof(float) * width);
+    following_.set_rows(head, start + n);
   }
 }
 
-// Let the heads follow the trunk over confirmed tokens, once a whole chunk is waiting. A head that is not drafting (few
-// tokens are wanted) falls behind the others, and must follow before the hidden rows that it needs are overwritten.
+// Let the heads that miss no row follow the trunk over confirmed tokens, once a whole chunk is waiting. One that is not drafting
+// (few tokens are wanted) falls behind the others, and must follow before the hidden rows that it needs are overwritten.
 void pangu_session::flush_heads() {
-  if (heads_behind() >= tables_.max_chunk) feed_heads();
+  if (heads_behind(following_.complete()) >= tables_.max_chunk) feed_heads(following_.complete());
 }
 
-void pangu_session::feed_heads() {
-  for (int head = 1; head <= heads_; ++head) feed_head(head, length() - 2, {}, nullptr);
+// Heads 1 .. count over the confirmed tokens.
+void pangu_session::feed_heads(int count) {
+  for (int head = 1; head <= count; ++head) feed_head(head, length() - head, {}, nullptr);
 }
 
-// Positions of the trunk that the slowest head has no row for (at least one: its row needs the token that follows).
-int64_t pangu_session::heads_behind() const {
-  int64_t end = length();
-  for (int head = 1; head <= heads_; ++head) end = std::min(end, head_end(head));
-  return length() - end;
+// Heads 1 .. count are about to draft: the windowed ones follow, unless they are no further behind than a step leaves them.
+void pangu_session::follow(int64_t count) {
+  const int heads = static_cast<int>(count);
+  if (heads <= following_.complete()) return;
+  following_.aim(heads, length());
+  if (heads_behind(heads) > heads_ + 1)
+    for (int head = heads; head >= 1; --head) feed_head(head, length() - head, {}, nullptr);
+}
+
+// Positions of the trunk that the slowest of heads 1 .. count has no row for (at least one: its row needs the token that follows).
+int64_t pangu_session::heads_behind(int count) const {
+  int64_t behind = 0;
+  for (int head = 1; head <= count; ++head) behind = std::max(behind, length() - head + 1 - following_.rows(head));
+  return behind;
 }
 
 void pangu_session::prefill(const int64_t *tokens, int64_t n, int64_t chunk, bool all_logits, float *logits) {
@@ -139,10 +143,9 @@ void pangu_session::prefill(const int64_t *tokens, int64_t n, int64_t chunk, boo
 }
 
 // Forget every row from `length` on. Nothing is copied: rings and caches are addressed and masked by position.
-// A head's row p is right if it read tokens up to p + 1 that are kept.
 void pangu_session::rollback(int64_t length) {
   tokens_.resize(static_cast<size_t>(length));
-  for (int head = 1; head <= heads_; ++head) head_rows_[head] = std::clamp<int64_t>(length - head, 0, head_rows_[head]);
+  following_.rollback(length);
 }
 
 // A model whose numbers have gone bad must be an error, not a token.
@@ -169,7 +172,7 @@ std::vector<pangu_session::Draft> pangu_session::propose(int64_t pending, int64_
   std::vector<int64_t> extra{pending};
   std::vector<float> logits(static_cast<size_t>(tables_.vocab_size));
   for (int head = 1; head <= count; ++head) {
-    feed_head(head, length() + head - 2, extra, logits.data());
+    feed_head(head, length(), extra, logits.data());
     check_finite(logits.data());
     Draft draft{0, {}};
     if (filter.greedy()) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "drafting.h"
+#include "heads.h"
 #include "model.h"
 #include "pool.h"
 #include "sampler.h"
@@ -30,12 +31,11 @@ private:
            const std::vector<void *> &out);
   void step(const int64_t *tokens, int64_t n, const std::vector<int64_t> &rows, float *logits);
   size_t write(uint8_t *out) const; // of the saved form without its digest; null: only the size
-  float *hidden_row(int level, int64_t position);
-  int64_t head_end(int head) const { return head_rows_[head] + head - 1; }
   void feed_head(int head, int64_t end, const std::vector<int64_t> &extra, float *logits);
-  void feed_heads(); // all of them, over the confirmed tokens
+  void feed_heads(int count);
   void flush_heads();
-  int64_t heads_behind() const;
+  void follow(int64_t count);
+  int64_t heads_behind(int count) const;
   bool can_speculate(const pangu_core::Filter &filter);
   std::vector<int64_t> speculate(int64_t pending, const pangu_core::Filter &filter, const std::vector<double> &uniform);
   void check_finite(const float *logits) const;
@@ -60,9 +60,7 @@ private:
   pangu_core::Pages arena_;
   std::vector<int64_t> tokens_;    // tokens that the trunk's states hold
   int64_t written_ = 0;            // positions below this were written to the rings since the last reset
-  std::vector<int64_t> head_rows_; // [head]: rows in the head's states; row i is position i + head - 1
-  int64_t history_;                // rows kept per level
-  std::vector<std::vector<float>> hidden_; // [level]: ring of hidden rows; 0 the trunk's, j head j's block output
+  pangu_core::Heads following_{tables_, heads_, max_context_};
   std::vector<float> scratch_, rows_, logits_, carry_, levels_;
   pangu_core::Drafting drafting_;
 };

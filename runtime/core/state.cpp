@@ -9,9 +9,9 @@ using pangu_core::Error;
 
 namespace {
 
-// Saved form: magic, the artifact's fingerprint, counts, tokens, head rows, hidden rows, of every state the rows that
+// Saved form: magic, the artifact's fingerprint, counts, tokens, how far the heads are, of every level and state the rows that
 // exist, and the SHA-256 of all that.
-constexpr uint64_t kMagic = 0x3253534553474e50ull; // "PNGSESS2"
+constexpr uint64_t kMagic = 0x3353534553474e50ull; // "PNGSESS3"
 constexpr size_t kDigest = 64;
 
 struct Writer {
@@ -52,7 +52,7 @@ std::string padded(std::string fingerprint) {
 void pangu_session::reset() {
   tokens_.clear();
   written_ = 0;
-  std::fill(head_rows_.begin(), head_rows_.end(), 0);
+  following_.reset();
   for (int i = 0; i < tables_.n_states; ++i)
     if (tables_.states[i].append == 0) states_[i].clear();
 }
@@ -73,8 +73,13 @@ size_t pangu_session::write(uint8_t *out) const {
   w.put(padded(model_.fingerprint).data(), kDigest);
   for (const int64_t x : {static_cast<int64_t>(tables_.n_states), static_cast<int64_t>(heads_), length(), written_}) w.number(x);
   w.put(tokens_.data(), tokens_.size() * sizeof(int64_t));
-  w.put(head_rows_.data(), head_rows_.size() * sizeof(int64_t));
-  for (const std::vector<float> &level : hidden_) w.put(level.data(), level.size() * sizeof(float));
+  const std::vector<int64_t> heads = following_.counts();
+  w.put(heads.data(), heads.size() * sizeof(int64_t));
+  for (int level = 0; level < following_.levels(); ++level) {
+    const int64_t rows = level == 0 ? length() : following_.rows(level);
+    for (int64_t row = std::max<int64_t>(0, rows - following_.kept(level)); row < rows; ++row)
+      w.put(following_.hidden(level, row), sizeof(float) * tables_.hidden_size);
+  }
   for (int i = 0; i < tables_.n_states; ++i) {
     const pangu_state_desc &s = tables_.states[i];
     const int64_t nbytes = (s.append != 0 ? length() : s.rows) * s.row_bytes;
@@ -107,11 +112,21 @@ void pangu_session::restore(const uint8_t *data, size_t size) {
   const int64_t count = r.number(), written = r.number();
   if (count < 0 || count > max_context_)
     throw Error(PANGU_CONTEXT_FULL, "saved session holds " + std::to_string(count) + " tokens; this session has room for " + std::to_string(max_context_));
-  std::vector<int64_t> tokens(static_cast<size_t>(count)), heads(head_rows_.size());
+  std::vector<int64_t> tokens(static_cast<size_t>(count)), heads(following_.counts().size());
   r.get(tokens.data(), tokens.size() * sizeof(int64_t));
   r.get(heads.data(), heads.size() * sizeof(int64_t));
-  std::vector<std::vector<float>> hidden = hidden_;
-  for (std::vector<float> &level : hidden) r.get(level.data(), level.size() * sizeof(float));
+  if (std::any_of(heads.begin(), heads.end(), [count](int64_t rows) { return rows < 0 || rows > count; }))
+    throw Error(PANGU_BAD_ARGUMENT, "saved session has heads that are ahead of its tokens");
+  const size_t width = sizeof(float) * static_cast<size_t>(tables_.hidden_size);
+  struct Level {
+    int64_t first, end; // rows
+    const uint8_t *at;
+  };
+  std::vector<Level> hidden;
+  for (int level = 0; level < following_.levels(); ++level) {
+    const int64_t end = level == 0 ? count : heads[static_cast<size_t>(level)], first = std::max<int64_t>(0, end - following_.kept(level));
+    hidden.push_back({first, end, r.take(static_cast<size_t>(end - first) * width)});
+  }
   std::vector<const uint8_t *> rows;
   std::vector<size_t> sizes;
   for (int i = 0; i < tables_.n_states; ++i) {
@@ -125,6 +140,10 @@ void pangu_session::restore(const uint8_t *data, size_t size) {
   for (size_t i = 0; i < rows.size(); ++i)
     states_[i].write(rows[i], sizes[i]);
   for (uint8_t *memory : derived_pointers_) std::memset(memory, 0, PANGU_DERIVED_HEADER); // of other rows
-  tokens_.swap(tokens), head_rows_.swap(heads), hidden_.swap(hidden);
+  for (int level = 0; level < following_.levels(); ++level) {
+    const Level &l = hidden[static_cast<size_t>(level)];
+    for (int64_t row = l.first; row < l.end; ++row) std::memcpy(following_.hidden(level, row), l.at + static_cast<size_t>(row - l.first) * width, width);
+  }
+  tokens_.swap(tokens), following_.restore(heads);
   written_ = written;
 }

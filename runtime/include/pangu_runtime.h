@@ -103,7 +103,7 @@ PANGU_API int32_t pangu_decode(pangu_session *session, int64_t token, float *log
 /* Append the prompt, then generate. out (may be null) receives up to max_new_tokens ids, n_out their number.
  * Tokens are final when they reach the callback, and the distribution is the trunk's whether or not drafts are used.
  * Drafts in a step: at most max_drafts. Where that is 0, greedy generation on a CPU times its steps and makes as many as are
- * fastest (its tokens do not depend on them); otherwise as many as the model has heads, so that a seed gives the same
+ * fastest (its tokens do not depend on them; later sessions of the model begin with what it has learnt); otherwise as many as the model has heads, so that a seed gives the same
  * tokens in every run.
  * The last generated token is not yet in the session's states (it is the next call's to append).
  * PANGU_CONTEXT_FULL: the context ended before max_new_tokens did; what was delivered until then is right. */

@@ -28,7 +28,7 @@ static int stop_at_once(int64_t token, void *user) {
   return 1;
 }
 
-static void generate(pangu_model *model, float temperature, int32_t speculate, int64_t *out) {
+static void generate(pangu_model *model, float temperature, int32_t speculate, int32_t max_drafts, int64_t *out) {
   pangu_session *session;
   pangu_generate_options options;
   pangu_generate_stats stats;
@@ -37,15 +37,16 @@ static void generate(pangu_model *model, float temperature, int32_t speculate, i
   CHECK(pangu_session_open(model, NULL, &session) == PANGU_OK);
   pangu_generate_defaults(&options);
   options.max_new_tokens = NEW, options.temperature = temperature, options.top_k = 9, options.top_p = 0.95f;
-  options.speculate = speculate, options.max_drafts = PANGU_MAX_DRAFTS * speculate;
+  options.speculate = speculate, options.max_drafts = max_drafts;
   CHECK(pangu_generate(session, prompt, PROMPT, &options, count_token, &called, &stats, out, &n) == PANGU_OK);
   CHECK(n == NEW && called == NEW && stats.new_tokens == NEW && pangu_session_length(session) == PROMPT + NEW - 1);
   pangu_session_close(session);
 }
 
 static void *on_a_thread(void *model) {
-  int64_t sampled[NEW];
-  generate((pangu_model *)model, 1.0f, 1, sampled);
+  int64_t out[NEW];
+  generate((pangu_model *)model, 1.0f, 1, PANGU_MAX_DRAFTS, out);
+  generate((pangu_model *)model, 0.0f, 1, 0, out); /* what it learns of drafts, the other thread may use */
   return NULL;
 }
 
@@ -111,9 +112,11 @@ int main(int argc, char **argv) {
   void *const out[] = {&faults};
   CHECK(argc == 2 && pangu_model_open(argv[1], &options, &model) == PANGU_OK);
   CHECK(pthread_create(&thread, NULL, on_a_thread, model) == 0);
-  generate(model, 0.0f, 1, with);
-  generate(model, 0.0f, 0, without);
-  CHECK(memcmp(with, without, sizeof with) == 0);
+  generate(model, 0.0f, 0, 0, without);
+  for (int32_t max_drafts = PANGU_MAX_DRAFTS; max_drafts >= 0; max_drafts -= PANGU_MAX_DRAFTS) {
+    generate(model, 0.0f, 1, max_drafts, with);
+    CHECK(memcmp(with, without, sizeof with) == 0);
+  }
   CHECK(pthread_join(thread, NULL) == 0);
   save_and_restore(model);
   refusals(model, argv[1]);

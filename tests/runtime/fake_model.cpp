@@ -23,17 +23,28 @@
 #ifndef FAKE_SALT
 #define FAKE_SALT 1
 #endif
+#ifndef FAKE_WINDOWED // bit j: head j has nothing but its ring
+#define FAKE_WINDOWED 0
+#endif
 
 namespace {
 
-constexpr int64_t kVocab = FAKE_VOCAB, kHidden = 4, kWindow = 5, kRing = kWindow + FAKE_HEADS;
+// The trunk's window, and the heads'. Where some heads have only that, the trunk's guess is one that they can know.
+constexpr int64_t kVocab = FAKE_VOCAB, kHidden = 5, kWindow = 5;
+constexpr int64_t kWindows[] = {kWindow, FAKE_WINDOWED ? 25 : kWindow, FAKE_WINDOWED ? 30 : kWindow, FAKE_WINDOWED ? 130 : kWindow};
+constexpr int64_t kGuessed = FAKE_WINDOWED ? 2 : kWindow; // positions that decide the guess
 constexpr uint64_t kSalt = FAKE_SALT;
 
+constexpr int64_t ring_rows(int owner) { return kWindows[owner] + FAKE_HEADS; }
+constexpr bool windowed(int owner) { return (FAKE_WINDOWED >> owner & 1) != 0; }
+
+// partial: computed from rows that were not there, as a head's are behind a jump; nobody may use them.
 struct Row {
-  int64_t position, token; // position + 1, so that a zero row is "never written"
+  int64_t position, token, partial; // position + 1, so that a zero row is "never written"
 };
 
 std::atomic<int64_t> calls{0};  // of `speculate`
+std::atomic<int64_t> fed[4];    // rows that each head was given
 std::atomic<int64_t> faults{0}; // states, hidden rows or arguments that were not what the ABI promises
 
 void expect(bool condition) {
@@ -50,14 +61,28 @@ int64_t token_of(const Row &row, int64_t position) {
   return row.token;
 }
 
-// Hash of the sequence up to `last`, from rows whose index is position - offset (offset 0: the trunk). Positions before
-// `known` are left out: a head has never seen them.
-uint64_t context_hash(const Row *append, const Row *ring, int64_t last, int64_t offset, int64_t known) {
-  uint64_t h = mix(kSalt, static_cast<uint64_t>(last));
-  for (int64_t p = last - kWindow + 1; p <= last; ++p)
-    if (p >= known) h = mix(h, static_cast<uint64_t>(token_of(ring[(p - offset) % kRing], p)));
-  if (last / 2 >= known) h = mix(h, static_cast<uint64_t>(token_of(append[last / 2 - offset], last / 2)));
-  return h;
+// What is seen of the sequence up to `last`, from rows whose index is position - offset (offset 0: the trunk). Positions before
+// `known` are left out: a head has never seen them. guess: what the trunk's logits come from; all: of everything that is seen.
+struct Seen {
+  uint64_t guess, all;
+  bool partial;
+};
+
+Seen look(const Row *append, const Row *ring, int owner, int64_t last, int64_t offset, int64_t known) {
+  Seen seen{mix(kSalt, static_cast<uint64_t>(last)), 0, false};
+  for (int64_t p = last - kWindows[owner] + 1; p <= last; ++p) {
+    if (p < known) continue;
+    const Row &row = ring[(p - offset) % ring_rows(owner)];
+    if (windowed(owner) && (row.position != p + 1 || row.partial != 0)) seen.partial = true;
+    const auto token = static_cast<uint64_t>(windowed(owner) ? row.token : token_of(row, p));
+    seen.all = mix(seen.all, token);
+    if (p > last - kGuessed) seen.guess = mix(seen.guess, token);
+  }
+  if (windowed(owner) || last / 2 < known) return seen;
+  const auto token = static_cast<uint64_t>(token_of(append[last / 2 - offset], last / 2));
+  seen.all = mix(seen.all, token);
+  if (FAKE_WINDOWED == 0) seen.guess = mix(seen.guess, token);
+  return seen;
 }
 
 float logit(uint64_t hash, int64_t token) {
@@ -108,9 +133,9 @@ void check_call(const pangu_exec *e, int64_t start, const int64_t *tokens, const
 void trunk_rows(Cells states, const int64_t *tokens, int64_t n, int64_t start, float *hidden, uint64_t *hash) {
   for (int64_t i = 0; i < n; ++i) {
     const int64_t p = start + i;
-    states.append[p] = states.ring[p % kRing] = {p + 1, tokens[i]};
-    hash[i] = context_hash(states.append, states.ring, p, 0, 0);
-    const float row[kHidden] = {static_cast<float>(p), static_cast<float>(tokens[i]), 0.0f, 0.0f};
+    states.append[p] = states.ring[p % ring_rows(0)] = {p + 1, tokens[i], 0};
+    hash[i] = look(states.append, states.ring, 0, p, 0, 0).guess;
+    const float row[kHidden] = {static_cast<float>(p), static_cast<float>(tokens[i])};
     std::memcpy(hidden + i * kHidden, row, sizeof row);
   }
 }
@@ -131,22 +156,34 @@ void step(const pangu_exec *e) {
 // Row i of head j stands at position p = i + j - 1, holds token p + 1, and guesses the token of p + 2.
 struct Guesses {
   uint64_t hash[FAKE_CHUNK], noise[FAKE_CHUNK];
-  bool agrees[FAKE_CHUNK];
+  bool agrees[FAKE_CHUNK], partial[FAKE_CHUNK];
 };
 
 void head_rows(int head, Cells states, int64_t agree, const int64_t *tokens, const float *given, int64_t n, int64_t start,
                float *hidden, Guesses &guesses) {
+  fed[head] += n;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t local = start + i, q = local + head; // q = p + 1, the position of the token that this row reads
-    states.append[local] = states.ring[local % kRing] = {q + 1, tokens[i]};
     const float *g = given + i * kHidden;
+    Row &own = states.ring[local % ring_rows(head)];
+    own = {q + 1, tokens[i], g[3] != 0};
     // g is the trunk's row p, or head j-1's row p - 1; both carry the token of position p.
     expect(g[0] == static_cast<float>(q - 1) && g[2] == static_cast<float>(head - 1));
-    if (local > 0) expect(g[1] == static_cast<float>(token_of(states.append[local - 1], q - 1)));
-    guesses.hash[i] = context_hash(states.append, states.ring, q, head, head);
-    guesses.noise[i] = mix(mix(guesses.hash[i], 1234), static_cast<uint64_t>(head));
+    if (windowed(head)) {
+      Row &before = states.ring[(local + ring_rows(head) - 1) % ring_rows(head)]; // behind a jump it may be of a rejected draft
+      if (local > 0 && before.position == q && g[1] != static_cast<float>(before.token)) before.partial = 1;
+    } else {
+      states.append[local] = own;
+      expect(g[3] == 0);
+      if (local > 0) expect(g[1] == static_cast<float>(token_of(states.append[local - 1], q - 1)));
+    }
+    const Seen seen = look(states.append, states.ring, head, q, head, head);
+    guesses.hash[i] = seen.guess;
+    guesses.noise[i] = mix(mix(mix(seen.guess, seen.all), static_cast<uint64_t>(g[4])), static_cast<uint64_t>(head));
     guesses.agrees[i] = static_cast<int64_t>(mix(guesses.noise[i], 5) >> 33) % 100 < agree;
-    const float row[kHidden] = {static_cast<float>(q), static_cast<float>(tokens[i]), static_cast<float>(head), 0.0f};
+    guesses.partial[i] = seen.partial;
+    const float row[kHidden] = {static_cast<float>(q), static_cast<float>(tokens[i]), static_cast<float>(head), seen.partial ? 1.0f : 0.0f,
+                                static_cast<float>(guesses.noise[i] >> 48)};
     std::memcpy(hidden + i * kHidden, row, sizeof row);
   }
 }
@@ -158,6 +195,7 @@ template <int J> void draft(const pangu_exec *e) {
   check_call(e, start, tokens, rows);
   Guesses guesses;
   head_rows(J, cells(e, J), agree, tokens, given, n, start, static_cast<float *>(e->out[1]), guesses);
+  for (int64_t i = 0; i < e->dim[2]; ++i) expect(!guesses.partial[rows[i]]);
   Job job{rows, guesses.hash, guesses.noise, guesses.agrees, static_cast<float *>(e->out[0])};
   fill(e->pool, job, e->dim[2]);
 }
@@ -181,6 +219,7 @@ void speculate(const pangu_exec *e) {
     const int64_t count = n + j - 1, last = count - 1;
     Guesses guesses;
     head_rows(static_cast<int>(j), cells(e, static_cast<int>(j)), agree, tokens, below, count, start - n - j + 1, above, guesses);
+    expect(!guesses.partial[last] && (j == K || carry[(j - 1) * kHidden + 3] == 0));
     Job job{&last, guesses.hash, guesses.noise, guesses.agrees, logits};
     fill(e->pool, job, 1);
     tokens[count] = best(logits);
@@ -210,6 +249,10 @@ void speculate(const pangu_exec *e) {
 
 void count_calls(const pangu_exec *e) { *static_cast<int64_t *>(e->out[0]) = calls.load(); }
 
+void count_fed(const pangu_exec *e) {
+  for (int64_t j = 0; j <= FAKE_HEADS; ++j) static_cast<int64_t *>(e->out[0])[j] = fed[j].load();
+}
+
 void count_faults(const pangu_exec *e) { *static_cast<int64_t *>(e->out[0]) = faults.load(); }
 
 // A program of one symbolic size, for pangu_run_program.
@@ -220,15 +263,21 @@ void sum(const pangu_exec *e) {
 
 const char *const kDims[] = {"T", "S", "M"};
 const pangu_weight_desc kWeights[] = {{"agree", PANGU_I64, 4096, 8}};
+// FAKE_FOLLOW: heads that need no cache have one all the same, so that they miss no row.
+#ifdef FAKE_FOLLOW
+#define FAKE_OWNER(j) j
+#else
+#define FAKE_OWNER(j) (windowed(j) ? 0 : j)
+#endif
 #define FAKE_STATES(j) \
-  {"cache" #j, 1, j, PANGU_I64, FAKE_CONTEXT, sizeof(Row)}, {"ring" #j, 0, j, PANGU_I64, kRing, sizeof(Row)}
+  {"cache" #j, 1, FAKE_OWNER(j), PANGU_I64, FAKE_CONTEXT, sizeof(Row)}, {"ring" #j, 0, j, PANGU_I64, ring_rows(j), sizeof(Row)}
 static_assert(FAKE_HEADS >= 1 && FAKE_HEADS <= 3, "the tables below have three heads");
 const pangu_state_desc kStates[] = {FAKE_STATES(0), FAKE_STATES(1), FAKE_STATES(2), FAKE_STATES(3)};
 const pangu_program_desc kPrograms[] = {
     {"step", step, 4096, 3, 3, 2, kDims},           {"draft_1", draft<1>, 4096, 3, 4, 2, kDims},
     {"draft_2", draft<2>, 4096, 3, 4, 2, kDims},    {"draft_3", draft<3>, 4096, 3, 4, 2, kDims},
     {"faults", count_faults, 0, 0, 0, 1, nullptr},  {"sum", sum, 0, 1, 2, 1, kDims},
-    {"calls", count_calls, 0, 0, 0, 1, nullptr},
+    {"calls", count_calls, 0, 0, 0, 1, nullptr},     {"fed", count_fed, 0, 0, 0, 1, nullptr},
 #ifdef FAKE_SPECULATE
     {"speculate", speculate, 4096, 3, FAKE_HEADS > 1 ? 4 : 3, FAKE_HEADS > 1 ? 5 : 4, kDims},
 #endif

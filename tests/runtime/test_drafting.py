@@ -18,11 +18,12 @@ HEADS = 3
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps` steps of a machine: seconds with 0, 1, .. drafts, and each depth's acceptance."""
+    """`steps` steps of a machine: seconds with 0, 1, .. drafts, each depth's acceptance, seconds in which a head follows a row."""
 
     steps: int
     seconds: tuple[float, ...]
     acceptance: tuple[float, ...]
+    following: float = 0
 
     def rates(self) -> list[float]:
         """Tokens a second for each number of drafts."""
@@ -36,7 +37,7 @@ class Outcome:
     rate: float
 
 
-Play = Callable[[Sequence[Phase]], list[Outcome]]
+Play = Callable[..., list[Outcome]]  # (phases, session=steps of one)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,9 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Play:
     command = ["g++", *fake.FLAGS, "-I", str(core), str(core / "drafting.cpp"), str(Path(__file__).parent / "drafting.cpp")]
     subprocess.run([*command, "-o", str(binary)], check=True)
 
-    def run(phases: Sequence[Phase]) -> list[Outcome]:
-        text = "\n".join(" ".join(map(str, (p.steps, *p.seconds, *p.acceptance))) for p in phases)
-        done = subprocess.run([str(binary), str(HEADS)], input=text, capture_output=True, text=True, check=True)
+    def run(phases: Sequence[Phase], session: int = 0) -> list[Outcome]:
+        text = "\n".join(" ".join(map(str, (p.steps, p.following, *p.seconds, *p.acceptance))) for p in phases)
+        done = subprocess.run([str(binary), str(HEADS), str(session)], input=text, capture_output=True, text=True, check=True)
         rows = [[float(x) for x in line.split()] for line in done.stdout.splitlines()]
         return [Outcome([int(n) for n in row[: HEADS + 1]], row[-2] / row[-1]) for row in rows]
 
@@ -84,3 +85,18 @@ def test_another_text_or_a_longer_context_changes_the_number(play: Play) -> None
     assert first.taken[3] > 1800 and second.taken[0] > 1800
     assert third.taken[3] > 6000  # trials have become rare in the second phase
     assert fourth.taken[0] > 1000
+
+
+@pytest.mark.parametrize(("seconds", "acceptance"), list(itertools.product(COSTS, RATES)))
+def test_heads_that_have_to_follow_first(play: Play, seconds: tuple[float, ...], acceptance: tuple[float, ...]) -> None:
+    """A trial then costs up to 24 plain steps for each head, so that losers are tried rarely: within 8 % over a long text."""
+    (long,) = play([Phase(20000, seconds, acceptance, 0.08 * seconds[0])])
+    assert long.rate >= 0.92 * max(Phase(1, seconds, acceptance).rates())
+
+
+def test_a_session_begins_with_what_others_have_learnt(play: Play) -> None:
+    """Sessions of 20 steps, hardly enough for one trial of each number: nearly all make the best one from their first step on."""
+    (none,) = play([Phase(4000, (1.0, 2.0, 3.0, 4.0), (0.3, 0.3, 0.3), 0.05)], session=20)
+    assert none.taken[0] >= 3850
+    (most,) = play([Phase(4000, (1.0, 1.1, 1.2, 1.3), (0.9, 0.9, 0.9), 0.05)], session=20)
+    assert most.taken[HEADS] >= 3800
