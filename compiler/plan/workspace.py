@@ -16,6 +16,7 @@ from pangu_compile.ir.types import Dim, dim
 
 FLOAT = 4
 LINE = 64  # every section starts at a cache line
+PIECES = 16  # of a token's keys whose sums are kept apart (pangu_attention.h: kPieces)
 TOKEN_BLOCK = 32  # query tokens whose absorbed queries are held at once (pangu_attention.h: kTokenBlock)
 FEW_TOKENS = 8  # pangu_fused.h: kFewTokens
 HEAD_ROWS = 64  # rows of the head's matrix compared at once (pangu_mtp.h: kRows)
@@ -73,7 +74,8 @@ def _attention(node: Node) -> Dim:
     tokens, heads, _ = t["q"].shape
     block = _at_most(tokens, TOKEN_BLOCK)
     width = (t["ring"] if "ring" in t else t["cache"]).shape[1]
-    sections = [block * heads * width]
+    latent = int(t["kv_b"].shape[1])
+    sections = [block * heads * width, PIECES * heads * latent, PIECES * heads, PIECES * heads]
     if node.attrs["expand_from"]:
         sections.append(2 * tokens * heads)
     if "iq" in t:

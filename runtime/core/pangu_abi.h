@@ -18,6 +18,7 @@ extern "C" {
 typedef struct pangu_pool pangu_pool;
 void pangu_parallel_for(pangu_pool *pool, int64_t n, int64_t grain,
                         void (*body)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg);
+int32_t pangu_pool_threads(const pangu_pool *pool); // the caller's included
 
 // Element types of inputs, outputs and weights. BF16C, Q8, Q8I, Q4 and W8A8 are weights only; pangu_quant.h says how they lie in memory.
 enum {

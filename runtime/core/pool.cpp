@@ -113,3 +113,5 @@ extern "C" void pangu_parallel_for(pangu_pool *pool, int64_t n, int64_t grain,
   }
   pool->run(n, grain, body, arg);
 }
+
+extern "C" int32_t pangu_pool_threads(const pangu_pool *pool) { return pool == nullptr ? 1 : pool->threads(); }

@@ -15,6 +15,8 @@ struct pangu_pool {
   pangu_pool(const pangu_pool &) = delete;
   pangu_pool &operator=(const pangu_pool &) = delete;
 
+  int threads() const { return threads_; }
+
   // body over [0, n) on all threads, the caller included; returns when every range is done. The ranges are handed out one
   // after the other to whoever is free, so a thread that the system has put aside holds nobody up: which thread computes
   // what depends on timing, what is computed does not (a body's result must not depend on its range).

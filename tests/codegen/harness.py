@@ -23,6 +23,7 @@ extern "C" void pangu_parallel_for(pangu_pool *, int64_t n, int64_t grain,
     void (*body)(void *, int64_t, int64_t, int32_t), void *arg) {
   for (int64_t i = 0; i < n; i += grain) body(arg, i, i + grain < n ? i + grain : n, 0);
 }
+extern "C" int32_t pangu_pool_threads(const pangu_pool *) { return 1; }
 extern "C" void shim_run(int i, const pangu_exec *exec) { pangu_generated_model.programs[i].run(exec); }
 extern "C" int64_t shim_arena(int i) { return pangu_generated_model.programs[i].arena_bytes; }
 """

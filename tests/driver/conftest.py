@@ -17,6 +17,7 @@ CORE = """#include "pangu_abi.h"
 void pangu_parallel_for(pangu_pool *, int64_t n, int64_t, void (*body)(void *, int64_t, int64_t, int32_t), void *arg) {
   if (n > 0) body(arg, 0, n, 0);
 }
+int32_t pangu_pool_threads(const pangu_pool *) { return 1; }
 API const pangu_generated_model_desc *model(void) { return &pangu_generated_model; }
 """
 

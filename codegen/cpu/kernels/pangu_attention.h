@@ -9,6 +9,8 @@ constexpr int64_t kTokenBlock = 32; // tokens whose absorbed queries are held at
 constexpr int64_t kKeyBlock = 96; // a multiple of 3, the rows of a tile
 constexpr int64_t kHeadBlock = 48;         // heads of a token that pass over a block of keys together
 constexpr int64_t kHeadGroup = 3 * kWidth; // of them, those whose sums the registers hold
+constexpr int64_t kPiece = 3 * kKeyBlock;  // keys whose softmax is a sum of its own, so that threads may share a token's keys
+constexpr int64_t kPieces = 16;            // at most; of more keys the pieces are longer
 static_assert(kHeadBlock % kHeadGroup == 0, "blocks of whole groups");
 
 // Softmax over blocks: peak and total so far of one query row.
@@ -73,6 +75,13 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
   Weight kv_b;
   float *out;
 
+  // Sums over pieces of keys, [piece][head]: what a softmax over each alone has added up.
+  struct Parts {
+    float *mixed, *peak, *total; // mixed[piece][head][LATENT]
+
+    Parts(Workspace &work, int64_t heads) : mixed(work.take<float>(kPieces * heads * LATENT)), peak(work.take<float>(kPieces * heads)), total(work.take<float>(kPieces * heads)) {}
+  };
+
   // Queries of tokens [first, first + count), heads [begin, end): queries[i][head][kKey].
   void absorb(int64_t first, int64_t count, int64_t begin, int64_t end, float *queries) const {
     for (int64_t h = begin; h < end; ++h) {
@@ -86,10 +95,15 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
     }
   }
 
-  // Query rows (at most kHeadBlock heads of one token) against the sinks and n keys; the mixed latent rows replace them.
+  // Keys of a piece, of the n that a token sees: a token's own number, so that its sums are the same in every call.
+  static int64_t piece_of(int64_t n) { return max(kPiece, ((n + kPieces - 1) / kPieces + kKeyBlock - 1) / kKeyBlock * kKeyBlock); }
+  static int64_t pieces_of(int64_t n) { return (n + piece_of(n) - 1) / piece_of(n); }
+
+  // Query rows (at most kHeadBlock heads of one token) against piece `p` of n keys, the first with the sinks before it.
   // Heads are the lanes of vectors, in groups: scores, peaks and totals need no sums across lanes.
-  template <class Key> void attend(float *query, int64_t count, int64_t n, const Key &key) const {
-    alignas(64) float turned[kHeadBlock * kKey], mixed[kHeadBlock * LATENT], score[kKeyBlock * kHeadGroup];
+  template <class Key>
+  void attend_piece(const float *query, int64_t count, int64_t n, int64_t p, const Key &key, float *mixed, float *peaks, float *totals) const {
+    alignas(64) float turned[kHeadBlock * kKey], score[kKeyBlock * kHeadGroup];
     alignas(64) float peak[kHeadBlock], total[kHeadBlock];
     std::memset(mixed, 0, sizeof(float) * static_cast<size_t>(count * LATENT));
     std::fill_n(peak, kHeadBlock, -std::numeric_limits<float>::infinity());
@@ -97,8 +111,9 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
     for (int64_t h = 0; h < count; h += kHeadGroup)
       turn_rows(query + h * kKey, kKey, min(kHeadGroup, count - h), kKey, lanes(count - h), turned + h * kKey);
     const float *rows[kKeyBlock];
-    for (int64_t j = -sink_count; j < n;) {
-      const int64_t block = min(kKeyBlock, (j < 0 ? 0 : n) - j);
+    const int64_t end = min(n, (p + 1) * piece_of(n));
+    for (int64_t j = p == 0 ? -sink_count : p * piece_of(n); j < end;) {
+      const int64_t block = min(kKeyBlock, (j < 0 ? 0 : end) - j);
       for (int64_t i = 0; i < block; ++i) rows[i] = j < 0 ? sinks + (j + sink_count + i) * kKey : key(j + i);
       for (int64_t h = 0; h < count; h += kHeadGroup) {
         const int64_t group = min(kHeadGroup, count - h);
@@ -110,10 +125,33 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
       }
       j += block;
     }
-    for (int64_t m = 0; m < count; ++m) {
-      const float share = 1.0f / total[m];
-      for (int64_t c = 0; c < LATENT; ++c) query[m * kKey + c] = mixed[m * LATENT + c] * share;
+    std::copy_n(peak, count, peaks);
+    std::copy_n(total, count, totals);
+  }
+
+  // The sums of one head over the next piece join those so far.
+  static void join(float *mixed, float &peak, float &total, const float *next, float next_peak, float next_total) {
+    const float top = max(peak, next_peak);
+    const float keep = pangu::exp(peak - top), take = pangu::exp(next_peak - top);
+    for (int64_t c = 0; c < LATENT; ++c) mixed[c] = simd::fma1(next[c], take, mixed[c] * keep);
+    total = simd::fma1(next_total, take, total * keep);
+    peak = top;
+  }
+
+  static void finish(const float *mixed, float total, float *query) {
+    const float share = 1.0f / total;
+    for (int64_t c = 0; c < LATENT; ++c) query[c] = mixed[c] * share;
+  }
+
+  // Query rows (at most kHeadBlock heads of one token) against the sinks and n keys; the mixed latent rows replace them.
+  template <class Key> void attend(float *query, int64_t count, int64_t n, const Key &key) const {
+    alignas(64) float mixed[kHeadBlock * LATENT], next[kHeadBlock * LATENT], peak[kHeadBlock], total[kHeadBlock], next_peak[kHeadBlock], next_total[kHeadBlock];
+    attend_piece(query, count, n, 0, key, mixed, peak, total);
+    for (int64_t p = 1; p < pieces_of(n); ++p) {
+      attend_piece(query, count, n, p, key, next, next_peak, next_total);
+      for (int64_t m = 0; m < count; ++m) join(mixed + m * LATENT, peak[m], total[m], next + m * LATENT, next_peak[m], next_total[m]);
     }
+    for (int64_t m = 0; m < count; ++m) finish(mixed + m * LATENT, total[m], query + m * kKey);
   }
 
   static int64_t lanes(int64_t heads) { return min(kHeadGroup, (heads + kWidth - 1) / kWidth * kWidth); }
@@ -150,10 +188,33 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
     }
   }
 
+  // One token with more threads than groups of heads: they share its keys too.
+  template <class Keys> void attend_together(pangu_pool *pool, int64_t t, float *queries, const Keys &keys, const Parts &parts) const {
+    const int64_t n = keys.count(t), pieces = pieces_of(n), groups = (heads + kWidth - 1) / kWidth;
+    const auto key = [&](int64_t j) { return keys.row(t, j); };
+    parallel(pool, pieces * groups, kWidth * piece_of(n) * kKey, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end;) {
+        const int64_t p = item / groups, g = item % groups, together = min(min(end - item, groups - g), kHeadBlock / kWidth);
+        const int64_t h = g * kWidth, at = p * heads + h;
+        attend_piece(queries + h * kKey, min(together * kWidth, heads - h), n, p, key, parts.mixed + at * LATENT, parts.peak + at, parts.total + at);
+        item += together;
+      }
+    });
+    parallel(pool, heads, pieces * LATENT, [&](int64_t begin, int64_t end) {
+      for (int64_t h = begin; h < end; ++h) {
+        float *const mixed = parts.mixed + h * LATENT;
+        for (int64_t at = heads + h; at < pieces * heads; at += heads)
+          join(mixed, parts.peak[h], parts.total[h], parts.mixed + at * LATENT, parts.peak[at], parts.total[at]);
+        finish(mixed, parts.total[h], queries + h * kKey);
+      }
+    });
+  }
+
   // Tokens [first, first + count), at most kTokenBlock.
-  template <class Keys> void absorbed(pangu_pool *pool, int64_t first, int64_t count, float *queries, const Keys &keys) const {
-    const int64_t project = count * NOPE * LATENT, pair = (keys.count(first + count - 1) + sink_count) * kKey;
-    if (count <= kFewTokens)
+  template <class Keys> void absorbed(pangu_pool *pool, int64_t first, int64_t count, float *queries, const Keys &keys, const Parts &parts) const {
+    const int64_t project = count * NOPE * LATENT, most = keys.count(first + count - 1), pair = (most + sink_count) * kKey;
+    const bool together = pool != nullptr && count <= kFewTokens && pieces_of(most) > 1 && pangu_pool_threads(pool) > (heads + kWidth - 1) / kWidth;
+    if (count <= kFewTokens && !together)
       return parallel(pool, heads, project + count * pair, [&](int64_t begin, int64_t end) {
         absorb(first, count, begin, end, queries);
         for (int64_t t = first; t < first + count; ++t) attend_heads(t, first, begin, end, queries, keys);
@@ -161,17 +222,21 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
       }, kWidth); // heads that share loads of a key
     parallel(pool, heads, project, [&](int64_t begin, int64_t end) { absorb(first, count, begin, end, queries); });
     const int64_t blocks = (heads + kHeadBlock - 1) / kHeadBlock;
-    parallel(pool, count * blocks, kHeadBlock * pair, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t from = item % blocks * heads / blocks, to = (item % blocks + 1) * heads / blocks;
-        attend_heads(first + item / blocks, first, from, to, queries, keys);
-      }
-    });
+    for (int64_t t = first; together && t < first + count; ++t) attend_together(pool, t, queries + (t - first) * heads * kKey, keys, parts);
+    if (!together)
+      parallel(pool, count * blocks, kHeadBlock * pair, [&](int64_t begin, int64_t end) {
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t from = item % blocks * heads / blocks, to = (item % blocks + 1) * heads / blocks;
+          attend_heads(first + item / blocks, first, from, to, queries, keys);
+        }
+      });
     parallel(pool, heads, project, [&](int64_t begin, int64_t end) { values(first, count, begin, end, queries); });
   }
 
-  template <class Keys> void absorbed_all(pangu_pool *pool, int64_t T, float *queries, const Keys &keys) const {
-    for (int64_t t = 0; t < T; t += kTokenBlock) absorbed(pool, t, min(kTokenBlock, T - t), queries, keys);
+  template <class Keys> void absorbed_all(pangu_pool *pool, int64_t T, Workspace work, const Keys &keys) const {
+    float *const queries = work.take<float>(min(T, kTokenBlock) * heads * kKey);
+    const Parts parts(work, heads);
+    for (int64_t t = 0; t < T; t += kTokenBlock) absorbed(pool, t, min(kTokenBlock, T - t), queries, keys, parts);
   }
 
   // The expanded form, for long calls: keys and values of one head are made for a block of rows, and every token of the
@@ -284,7 +349,7 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct SwaAtten
     if (expand_from > 0 && T >= expand_from)
       this->expanded(pool, T, work.take<Online>(this->heads * T), keys);
     else
-      this->absorbed_all(pool, T, work.take<float>(min(T, kTokenBlock) * this->heads * Base::kKey), keys);
+      this->absorbed_all(pool, T, work, keys);
     ring.write(latent, Base::kKey, T, start);
   }
 };
@@ -298,7 +363,7 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct DenseAtt
     const CacheKeys<Base::kKey> keys(rows, T, cache);
     if (expand_from > 0 && T >= expand_from)
       return this->expanded(pool, T, work.take<Online>(this->heads * T), keys);
-    this->absorbed_all(pool, T, work.take<float>(min(T, kTokenBlock) * this->heads * Base::kKey), keys);
+    this->absorbed_all(pool, T, work, keys);
   }
 };
 

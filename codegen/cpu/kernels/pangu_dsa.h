@@ -28,7 +28,8 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct DsaAtten
     if (codes != nullptr) coded.rows() = min(coded.rows(), rows - T); // the rest is of tokens that are no more
     if (rows <= topk && expand_from > 0 && T >= expand_from)
       return this->expanded(pool, T, work.take<Online>(this->heads * T), CacheKeys<Base::kKey>(rows, T, cache));
-    float *queries = work.take<float>(min(T, kTokenBlock) * this->heads * Base::kKey);
+    float *const queries = work.take<float>(min(T, kTokenBlock) * this->heads * Base::kKey);
+    const typename Base::Parts parts(work, this->heads);
     const bool sparse = rows > topk;
     int32_t *chosen = sparse ? work.take<int32_t>(min(T, kTokenBlock) * topk) : nullptr;
     Choice choices[kScoreRows];
@@ -39,7 +40,7 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct DsaAtten
       const int64_t count = min(kTokenBlock, T - first);
       for (int64_t t = first; sparse && t < first + count; t += kScoreRows)
         scan.choose(pool, rows - T, t, min(kScoreRows, first + count - t), choices, chosen + (t - first) * topk);
-      this->absorbed(pool, first, count, queries, ChosenKeys<Base::kKey>{rows - T, topk, first, cache, chosen});
+      this->absorbed(pool, first, count, queries, ChosenKeys<Base::kKey>{rows - T, topk, first, cache, chosen}, parts);
     }
   }
 };
