@@ -3,6 +3,8 @@
 //
 // A program of its own, so that it runs under the address sanitizer and under an emulator. Prints one line for each failure;
 // exit status 1 if there was one.
+#include "pangu_abi.h"
+#define PANGU_WEIGHT_FORMATS (1u << PANGU_F32) // what the compiler has to look at
 #include "pangu_kernels.h"
 #include "pool.h"
 
