@@ -99,17 +99,19 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
   static int64_t piece_of(int64_t n) { return max(kPiece, ((n + kPieces - 1) / kPieces + kKeyBlock - 1) / kKeyBlock * kKeyBlock); }
   static int64_t pieces_of(int64_t n) { return (n + piece_of(n) - 1) / piece_of(n); }
 
-  // Query rows (at most kHeadBlock heads of one token) against piece `p` of n keys, the first with the sinks before it.
-  // Heads are the lanes of vectors, in groups: scores, peaks and totals need no sums across lanes.
+  // Query rows (at most kHeadBlock heads of one token) with heads as the lanes of vectors, in groups.
+  static void turn(const float *query, int64_t count, float *turned) {
+    for (int64_t h = 0; h < count; h += kHeadGroup)
+      turn_rows(query + h * kKey, kKey, min(kHeadGroup, count - h), kKey, lanes(count - h), turned + h * kKey);
+  }
+
+  // They against piece `p` of n keys, the first with the sinks before it: scores, peaks and totals need no sums across lanes.
   template <class Key>
-  void attend_piece(const float *query, int64_t count, int64_t n, int64_t p, const Key &key, float *mixed, float *peaks, float *totals) const {
-    alignas(64) float turned[kHeadBlock * kKey], score[kKeyBlock * kHeadGroup];
-    alignas(64) float peak[kHeadBlock], total[kHeadBlock];
+  void attend_piece(const float *turned, int64_t count, int64_t n, int64_t p, const Key &key, float *mixed, float *peaks, float *totals) const {
+    alignas(64) float score[kKeyBlock * kHeadGroup], peak[kHeadBlock], total[kHeadBlock];
     std::memset(mixed, 0, sizeof(float) * static_cast<size_t>(count * LATENT));
     std::fill_n(peak, kHeadBlock, -std::numeric_limits<float>::infinity());
     std::fill_n(total, kHeadBlock, 0.0f);
-    for (int64_t h = 0; h < count; h += kHeadGroup)
-      turn_rows(query + h * kKey, kKey, min(kHeadGroup, count - h), kKey, lanes(count - h), turned + h * kKey);
     const float *rows[kKeyBlock];
     const int64_t end = min(n, (p + 1) * piece_of(n));
     for (int64_t j = p == 0 ? -sink_count : p * piece_of(n); j < end;) {
@@ -145,10 +147,12 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
 
   // Query rows (at most kHeadBlock heads of one token) against the sinks and n keys; the mixed latent rows replace them.
   template <class Key> void attend(float *query, int64_t count, int64_t n, const Key &key) const {
-    alignas(64) float mixed[kHeadBlock * LATENT], next[kHeadBlock * LATENT], peak[kHeadBlock], total[kHeadBlock], next_peak[kHeadBlock], next_total[kHeadBlock];
-    attend_piece(query, count, n, 0, key, mixed, peak, total);
+    alignas(64) float turned[kHeadBlock * kKey], mixed[kHeadBlock * LATENT], next[kHeadBlock * LATENT];
+    float peak[kHeadBlock], total[kHeadBlock], next_peak[kHeadBlock], next_total[kHeadBlock];
+    turn(query, count, turned);
+    attend_piece(turned, count, n, 0, key, mixed, peak, total);
     for (int64_t p = 1; p < pieces_of(n); ++p) {
-      attend_piece(query, count, n, p, key, next, next_peak, next_total);
+      attend_piece(turned, count, n, p, key, next, next_peak, next_total);
       for (int64_t m = 0; m < count; ++m) join(mixed + m * LATENT, peak[m], total[m], next + m * LATENT, next_peak[m], next_total[m]);
     }
     for (int64_t m = 0; m < count; ++m) finish(mixed + m * LATENT, total[m], query + m * kKey);
@@ -193,10 +197,12 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
     const int64_t n = keys.count(t), pieces = pieces_of(n), groups = (heads + kWidth - 1) / kWidth;
     const auto key = [&](int64_t j) { return keys.row(t, j); };
     parallel(pool, pieces * groups, kWidth * piece_of(n) * kKey, [&](int64_t begin, int64_t end) {
+      alignas(64) float turned[kHeadBlock * kKey];
       for (int64_t item = begin; item < end;) {
         const int64_t p = item / groups, g = item % groups, together = min(min(end - item, groups - g), kHeadBlock / kWidth);
-        const int64_t h = g * kWidth, at = p * heads + h;
-        attend_piece(queries + h * kKey, min(together * kWidth, heads - h), n, p, key, parts.mixed + at * LATENT, parts.peak + at, parts.total + at);
+        const int64_t h = g * kWidth, count = min(together * kWidth, heads - h), at = p * heads + h;
+        turn(queries + h * kKey, count, turned);
+        attend_piece(turned, count, n, p, key, parts.mixed + at * LATENT, parts.peak + at, parts.total + at);
         item += together;
       }
     });

@@ -193,15 +193,17 @@ struct IndexScan {
   void narrow(const CodedQuery &query, Choice &c) const {
     constexpr int64_t kSample = 1024; // rows that say from which score on a row is worth a look
     const int64_t sample = min(kSample, c.n);
-    float lower[kSample];
-    for (int64_t i = 0; i < sample; ++i) {
-      const int64_t row = i * c.n / sample;
-      lower[i] = least(query, row, c.score[row]);
-    }
+    float largest[kSample];
+    for (int64_t i = 0; i < sample; ++i) largest[i] = c.score[i * c.n / sample];
     const double expected = static_cast<double>(topk * sample) / static_cast<double>(c.n);
     int64_t rank = static_cast<int64_t>(expected + 3 * std::sqrt(expected)) + 2;
     for (int64_t sure = 0; sure < topk; rank *= 2) {
-      const float floor = rank < sample ? value_of(kth_largest(lower, sample, rank)) : -std::numeric_limits<float>::infinity();
+      float floor = -std::numeric_limits<float>::infinity();
+      if (rank < sample) { // what the row of this rank reaches at least
+        const int32_t order = kth_largest(largest, sample, rank);
+        const int64_t at = std::find_if(largest, largest + sample, [order](float x) { return order_of(x) == order; }) - largest;
+        floor = least(query, at * c.n / sample, largest[at]);
+      }
       if (!collect(query, floor, c)) return;
       sure = std::count_if(c.lower, c.lower + c.n_candidates, [floor](float l) { return l >= floor; });
     }

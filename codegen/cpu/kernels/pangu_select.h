@@ -67,7 +67,9 @@ inline int64_t count_from(const float *score, int64_t n, int32_t order) {
 
 // order_of the k-th largest of score[0..n), 1 <= k <= n.
 inline int32_t kth_largest(const float *score, int64_t n, int64_t k) {
-  int64_t least = std::numeric_limits<int32_t>::min(), beyond = int64_t{std::numeric_limits<int32_t>::max()} + 1;
+  int64_t least = order_of(score[0]), beyond = least;
+  for (int64_t i = 0; i < n; ++i) least = min<int64_t>(least, order_of(score[i])), beyond = max<int64_t>(beyond, order_of(score[i]));
+  ++beyond;
   while (beyond - least > 1) { // at least k reach `least`, and fewer `beyond`
     const int64_t middle = least + (beyond - least) / 2;
     (count_from(score, n, static_cast<int32_t>(middle)) >= k ? least : beyond) = middle;
