@@ -220,7 +220,7 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
   // Tokens [first, first + count), at most kTokenBlock.
   template <class Keys> void absorbed(pangu_pool *pool, int64_t first, int64_t count, float *queries, const Keys &keys, const Parts &parts) const {
     const int64_t project = count * NOPE * LATENT, most = keys.count(first + count - 1), pair = (most + sink_count) * kKey;
-    const bool together = pool != nullptr && count <= kFewTokens && pieces_of(most) > 1 && pangu_pool_threads(pool) > (heads + kWidth - 1) / kWidth;
+    const bool together = count <= kFewTokens && pieces_of(most) > 1 && pangu_pool_threads(pool) > (heads + kWidth - 1) / kWidth;
     if (count <= kFewTokens && !together)
       return parallel(pool, heads, project + count * pair, [&](int64_t begin, int64_t end) {
         absorb(first, count, begin, end, queries);

@@ -25,14 +25,9 @@ constexpr int32_t kCodeMost = 2047;
 typedef ints StepQuery, StepSums;
 
 inline StepQuery step_query(const uint8_t *p) {
-  StepQuery v;
-  std::memcpy(&v, p, sizeof v);
-#if defined(__AVX512F__)
-  asm("" : "+v"(v));
-#else
-  asm("" : "+x"(v)); // held: see simd's hold()
-#endif
-  return v;
+  vec v = load(reinterpret_cast<const float *>(p));
+  hold(v);
+  return (StepQuery)v;
 }
 inline void step(StepSums &sums, StepQuery query, const Code *key) {
   int32_t pair;

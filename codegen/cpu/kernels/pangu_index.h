@@ -291,7 +291,7 @@ private:
     });
   }
 
-  // Scores by codes, what they decide, and float32 scores of what they leave open.
+  // Scores by codes, raised to their bounds, and what these decide.
   void score_by_codes(pangu_pool *pool, int64_t n, int64_t count, const CodedQuery *queries, Choice *choices) const {
     parallel(pool, (n + kCodeBlock - 1) / kCodeBlock, count * kCodeBlock * heads * width / 8, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
