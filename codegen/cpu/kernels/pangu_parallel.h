@@ -15,8 +15,11 @@ namespace pangu {
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> inline T max(T a, T b) { return a < b ? b : a; }
 
-// Below this many elementary operations a loop is not worth sharing.
-constexpr int64_t kSerialWork = 32768;
+// Below this many elementary operations a loop is not worth sharing. (Tests share nearly every loop.)
+#ifndef PANGU_SERIAL_WORK
+#define PANGU_SERIAL_WORK 32768
+#endif
+constexpr int64_t kSerialWork = PANGU_SERIAL_WORK;
 
 // body(begin, end) over [0, n); `work` is the cost of one index in elementary operations. Ranges are multiples of `multiple`
 // (but for the last).

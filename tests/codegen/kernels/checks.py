@@ -56,7 +56,7 @@ def same_bits(got: Operands, want: Operands, what: str) -> None:
 
 
 def check_threads(library: Library, number: int) -> None:
-    for tokens, rows in ((1, 33), (4, 5), (19, 33)):
+    for tokens, rows in ((1, 33), (4, 5), (7, 33), (19, 33)):
         operands, env = draw(library.cases[number], tokens, rows), {"T": tokens, "S": rows}
         want = library.run(number, env, operands)
         for threads in (1, 2, 3):
