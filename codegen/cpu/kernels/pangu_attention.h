@@ -220,13 +220,24 @@ template <int64_t NOPE, int64_t ROPE, int64_t V, int64_t LATENT> struct Attentio
   // Tokens [first, first + count), at most kTokenBlock.
   template <class Keys> void absorbed(pangu_pool *pool, int64_t first, int64_t count, float *queries, const Keys &keys, const Parts &parts) const {
     const int64_t project = count * NOPE * LATENT, most = keys.count(first + count - 1), pair = (most + sink_count) * kKey;
-    const bool together = count <= kFewTokens && pieces_of(most) > 1 && pangu_pool_threads(pool) > (heads + kWidth - 1) / kWidth;
-    if (count <= kFewTokens && !together)
-      return parallel(pool, heads, project + count * pair, [&](int64_t begin, int64_t end) {
-        absorb(first, count, begin, end, queries);
-        for (int64_t t = first; t < first + count; ++t) attend_heads(t, first, begin, end, queries, keys);
-        values(first, count, begin, end, queries);
-      }, kWidth); // heads that share loads of a key
+    const int64_t groups = (heads + kWidth - 1) / kWidth, threads = pangu_pool_threads(pool); // heads of a group share loads of a key
+    const bool together = count <= kFewTokens && pieces_of(most) > 1 && threads > groups;
+    if (count <= kFewTokens && !together) {
+      // With more threads than groups, these share the tokens too.
+      const int64_t shares = min(count, (threads + groups - 1) / groups);
+      return parallel(pool, groups * shares, kWidth * (project + count * pair) / shares, [&](int64_t begin, int64_t end) {
+        for (int64_t item = begin; item < end;) {
+          const int64_t share = item / groups, g = item % groups, some = min(end - item, groups - g);
+          const int64_t from = first + count * share / shares, to = first + count * (share + 1) / shares;
+          const int64_t h = g * kWidth, last = min(heads, h + some * kWidth);
+          float *const own = queries + (from - first) * heads * kKey;
+          absorb(from, to - from, h, last, own);
+          for (int64_t t = from; t < to; ++t) attend_heads(t, from, h, last, own, keys);
+          values(from, to - from, h, last, own);
+          item += some;
+        }
+      });
+    }
     parallel(pool, heads, project, [&](int64_t begin, int64_t end) { absorb(first, count, begin, end, queries); });
     const int64_t blocks = (heads + kHeadBlock - 1) / kHeadBlock;
     for (int64_t t = first; together && t < first + count; ++t) attend_together(pool, t, queries + (t - first) * heads * kKey, keys, parts);
