@@ -44,9 +44,9 @@ def _types(node: Node) -> dict[str, TensorType]:
     return {name: value.type for name, value in named(node.attrs, node.inputs).items()}
 
 
-def _prologue(node: Node) -> Dim:
+def _prologue(node: Node, tokens: Dim) -> Dim:
     t = _types(node)
-    tokens, results = t["u"].shape[0], node.attrs["results"]
+    results = node.attrs["results"]
     width = t["kv_a"].shape[0]
     low = t["q_a"].shape[0] if "q_a" in t else 0
     kept = 0 if "qr" in results else tokens * low
@@ -56,22 +56,21 @@ def _prologue(node: Node) -> Dim:
     return _sections(tokens * low, tokens * width, kept, rows, *ready)
 
 
-def _index(node: Node) -> Dim:
+def _index(node: Node, tokens: Dim) -> Dim:
     t = _types(node)
-    tokens = t["u"].shape[0]
     few = _at_most(tokens, FEW_TOKENS)
     ready = [_rows(few, int(t[n].shape[1]), t[n]) for n in ("wq_b", "wk", "weights_proj")]
     return _sections(tokens * t["cache"].shape[1], *ready)
 
 
-def _output(node: Node) -> Dim:
+def _output(node: Node, tokens: Dim) -> Dim:
     t = _types(node)
-    return _sections(t["a"].numel) if "o_conv" in t else 0
+    return _sections(tokens * t["a"].shape[1]) if "o_conv" in t else 0
 
 
-def _attention(node: Node) -> Dim:
+def _attention(node: Node, tokens: Dim) -> Dim:
     t = _types(node)
-    tokens, heads, _ = t["q"].shape
+    heads = t["q"].shape[1]
     block = _at_most(tokens, TOKEN_BLOCK)
     width = (t["ring"] if "ring" in t else t["cache"]).shape[1]
     latent = int(t["kv_b"].shape[1])
@@ -85,21 +84,21 @@ def _attention(node: Node) -> Dim:
     return _sections(*sections)
 
 
-def _ffn(node: Node) -> Dim:
-    x, gate = node.inputs[0].type, node.inputs[1].type
-    inner, few = x.shape[0] * gate.shape[0], _at_most(x.shape[0], FEW_TOKENS)
-    ready = [_rows(few, int(x.shape[1]), w.type) for w in node.inputs[1:3]]
+def _ffn(node: Node, tokens: Dim) -> Dim:
+    gate = node.inputs[1].type
+    inner, few = tokens * gate.shape[0], _at_most(tokens, FEW_TOKENS)
+    ready = [_rows(few, int(gate.shape[1]), w.type) for w in node.inputs[1:3]]
     return _sections(inner, inner, *ready)
 
 
-def _gate(node: Node) -> Dim:
+def _gate(node: Node, tokens: Dim) -> Dim:
     t = _types(node)
-    return _sections(t["x"].shape[0] * t["router"].shape[0])
+    return _sections(tokens * t["router"].shape[0])
 
 
-def _moe(node: Node) -> Dim:
+def _moe(node: Node, tokens: Dim) -> Dim:
     t = _types(node)
-    tokens, k = t["index"].shape
+    k = t["index"].shape[1]
     experts, double, _ = t["gate_up"].shape
     shared = t["shared_gate"].shape[0] * tokens if "shared_gate" in t else 0
     pairs, hidden = tokens * k, int(t["x"].shape[1])
@@ -109,25 +108,37 @@ def _moe(node: Node) -> Dim:
     return _sections(pairs * double, 2 * shared, experts + 1, experts, 2 * pairs, 2 * pairs, pairs, *ready)
 
 
-def _head(node: Node) -> Dim:
+def _head(node: Node, tokens: Dim) -> Dim:
     t = _types(node)
-    (tokens, hidden), blocks = t["x"].shape, -(-int(t["w"].shape[0]) // HEAD_ROWS)
+    hidden, blocks = t["x"].shape[1], -(-int(t["w"].shape[0]) // HEAD_ROWS)
     normed = tokens * hidden if "gamma" in t else 0
     return _sections(blocks * tokens, 2 * blocks * tokens, normed, _rows(tokens, int(hidden), t["w"]))
 
 
-def _sampling(node: Node) -> Dim:
+def _sampling(node: Node, tokens: Dim) -> Dim:
     vocab = _types(node)["logits"].shape[1]
     return _sections(2 * vocab, 2 * vocab)
 
 
-_BYTES: dict[str, Callable[[Node], Dim]] = {
+_BYTES: dict[str, Callable[[Node, Dim], Dim]] = {
     "mla_prologue": _prologue, "index_prologue": _index, "attention_output": _output, "swa_attention": _attention,
     "dense_attention": _attention, "dsa_attention": _attention, "dense_ffn": _ffn, "moe_gate": _gate, "moe_ffn": _moe,
     "lm_head_argmax": _head, "mtp_verify": _head, "sample_token": _sampling, "mtp_verify_sampled": _sampling,
 }  # fmt: skip
 
 
+# Of these, threads may take a few tokens each, with scratch of their own (pangu_fused.h: token_shares).
+_SHARED = frozenset({"mla_prologue", "dense_ffn", "moe_ffn"})
+
+
 def workspace_bytes(node: Node) -> Dim:
     """Bytes as a function of T and S; 0 for operators that need none."""
-    return _BYTES[node.op](node) if node.op in _BYTES else 0
+    if node.op not in _BYTES:
+        return 0
+    tokens = node.inputs[0].type.shape[0]
+    together = _BYTES[node.op](node, tokens)
+    if node.op not in _SHARED:
+        return together
+    # At most FEW_TOKENS equal parts: of T tokens on n threads a part is for T / n, rounded up, which are at most 2 T / n.
+    parts = FEW_TOKENS * _BYTES[node.op](node, _at_most(tokens, 2))
+    return max(together, parts) if isinstance(together, int) and isinstance(parts, int) else dim(sympy.Max(together, parts))

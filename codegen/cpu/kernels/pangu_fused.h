@@ -6,6 +6,8 @@ namespace pangu {
 // Up to so many tokens the steps of an operator are joined into few parallel regions (decoding, verification of drafts);
 // beyond, every product is a blocked one of its own. Both compute an element by the same operations.
 constexpr int64_t kFewTokens = 8;
+// So many weights come from the caches, so that every thread may read all of them.
+constexpr int64_t kNearWeights = 192 * 1024;
 
 // Scratch that the plan gave to one kernel, handed out from the front. Running out is a fault of the plan
 // (compiler/plan/workspace.py): stopping here is better than writing over another buffer.
@@ -17,6 +19,12 @@ struct Workspace {
     at += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
     if (at > end) __builtin_trap();
     return p;
+  }
+
+  // The i-th of n equal parts of what is left.
+  Workspace part(int64_t i, int64_t n) const {
+    const int64_t bytes = (end - at) / n / 64 * 64;
+    return {at + i * bytes, at + (i + 1) * bytes};
   }
 };
 
@@ -88,6 +96,20 @@ template <class Body> inline void each_token(pangu_pool *pool, int64_t T, int64_
   }
   parallel(pool, T, work, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) body(t);
+  });
+}
+
+// Of a small operator, threads take tokens instead of rows of its weights: each of them reads all weights (so many), but there is one
+// region, and nothing that the caller does alone. In how many shares; 1 where it does not pay.
+inline int64_t token_shares(const pangu_pool *pool, int64_t T, int64_t weights) {
+  if (T > kFewTokens || weights > kNearWeights || T * weights < kSerialWork) return 1;
+  return min<int64_t>(T, pangu_pool_threads(pool));
+}
+
+// body(share, first, count): tokens [first, first + count) of every share.
+template <class Body> inline void share_tokens(pangu_pool *pool, int64_t T, int64_t shares, const Body &body) {
+  parallel(pool, shares, kSerialWork, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(i, T * i / shares, T * (i + 1) / shares - T * i / shares);
   });
 }
 

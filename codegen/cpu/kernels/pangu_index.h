@@ -265,7 +265,7 @@ struct IndexScan {
     const auto left = [this](const Choice &c) { return !c.decided && c.n > topk; };
     if (std::any_of(choices, choices + count, left))
       score_rows(pool, n, count, turned, bytes, [](int64_t j) { return j; }, [&](int64_t i) { return left(choices[i]) ? choices[i].score : nullptr; });
-    parallel(pool, count, 4 * n, [&](int64_t begin, int64_t end) {
+    parallel(pool, count, 32 * n, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         if (choices[i].n <= topk) continue;
         if (choices[i].decided) decide(choices[i], chosen + i * topk);

@@ -39,15 +39,17 @@ template <int KQ, int KV> struct Prologue {
     }
   }
 
-  void queries(pangu_pool *pool, int64_t T, const float *from, Workspace &work) const {
+  // Of tokens [first, first + T), from rows of `from` that begin with theirs.
+  void queries(pangu_pool *pool, int64_t first, int64_t T, const float *from, Workspace &work) const {
+    float *const to = q + first * heads * head_dim;
     if (T > kFewTokens) {
-      linear(pool, T, heads * head_dim, low, from, low, q_b, q, heads * head_dim);
-      return each_token(pool, T, 4 * heads * rope, [&](int64_t t) { rotate_heads(t, 0, heads); });
+      linear(pool, T, heads * head_dim, low, from, low, q_b, to, heads * head_dim);
+      return each_token(pool, T, 4 * heads * rope, [&](int64_t t) { rotate_heads(first + t, 0, heads); });
     }
     const Rows prepared = prepare_rows(nullptr, q_b.format, T, low, from, low, work.take<uint8_t>(rows_bytes(q_b.format, T, low)));
     parallel(pool, heads, T * head_dim * low, [&](int64_t begin, int64_t end) {
-      linear_rows(T, begin * head_dim, end * head_dim, low, prepared, q_b, q, heads * head_dim);
-      for (int64_t t = 0; t < T; ++t) rotate_heads(t, begin, end);
+      linear_rows(T, begin * head_dim, end * head_dim, low, prepared, q_b, to, heads * head_dim);
+      for (int64_t t = 0; t < T; ++t) rotate_heads(first + t, begin, end);
     });
   }
 
@@ -57,17 +59,33 @@ template <int KQ, int KV> struct Prologue {
     float *raw_q = reduced ? work.take<float>(T * low) : nullptr, *raw_kv = work.take<float>(T * width);
     float *own_rows = cache != nullptr ? cache + rows * width : latent != nullptr ? latent : work.take<float>(T * width);
     float *source = !reduced || qr != nullptr ? qr : work.take<float>(T * low);
-    const Job jobs[] = {{reduced ? low : 0, H, u, H, q_a, raw_q, low}, {width, H, u, H, kv_a, raw_kv, width}};
-    linear_together(pool, T, jobs, work);
-    each_token(pool, T, 16 * (low + width), [&](int64_t t) {
-      if (reduced) query_row(t, raw_q, source + t * low);
-      latent_row(t, raw_kv, own_rows + t * width);
-    });
+    const int64_t shares = token_shares(pool, T, (reduced ? low * H : 0) + width * H + heads * head_dim * low);
+    // One share: all threads take part in its products. More: each is one thread's.
+    const auto raw = [&](pangu_pool *own, int64_t first, int64_t count, Workspace scratch) {
+      const float *const from = u + first * H;
+      const Job jobs[] = {{reduced ? low : 0, H, from, H, q_a, raw_q + first * low, low},
+                          {width, H, from, H, kv_a, raw_kv + first * width, width}};
+      linear_together(own, count, jobs, scratch);
+    };
+    const auto rest = [&](pangu_pool *own, int64_t first, int64_t count, Workspace scratch) {
+      each_token(own, count, 16 * (low + width), [&](int64_t i) {
+        const int64_t t = first + i;
+        if (reduced) query_row(t, raw_q, source + t * low);
+        latent_row(t, raw_kv, own_rows + t * width);
+      });
+      queries(own, first, count, (reduced ? source : u) + first * low, scratch);
+    };
+    if (shares > 1) {
+      share_tokens(pool, T, shares, [&](int64_t i, int64_t first, int64_t count) { raw(nullptr, first, count, work.part(i, shares)); });
+      share_tokens(pool, T, shares, [&](int64_t i, int64_t first, int64_t count) { rest(nullptr, first, count, work.part(i, shares)); });
+    } else {
+      raw(pool, 0, T, work);
+      rest(pool, 0, T, work);
+    }
     if constexpr (KQ > 0) q_ring.write(raw_q, low, T, start);
     if constexpr (KV > 0) kv_ring.write(raw_kv, width, T, start);
     if (!reduced && qr != nullptr) std::memcpy(qr, u, sizeof(float) * static_cast<size_t>(T * H));
     if (latent != nullptr && own_rows != latent) std::memcpy(latent, own_rows, sizeof(float) * static_cast<size_t>(T * width));
-    queries(pool, T, reduced ? source : u, work);
   }
 };
 
@@ -114,13 +132,21 @@ template <int K> struct AttentionOutput {
   float *out;
 
   void run(pangu_pool *pool, int64_t T, Workspace work) const {
-    const float *rows = a;
-    if constexpr (K > 0) {
-      float *mixed = work.take<float>(T * C);
-      mome_conv<K>(pool, T, a, o_conv, start, o_ring, mixed);
-      rows = mixed;
+    float *const mixed = K > 0 ? work.take<float>(T * C) : nullptr;
+    const float *const rows = K > 0 ? mixed : a;
+    const auto mix = [&](int64_t t) {
+      if constexpr (K > 0) conv_row<K>(a, C, t, start, o_ring, o_conv, mixed + t * C);
+    };
+    if (const int64_t shares = token_shares(pool, T, H * C); shares > 1) {
+      share_tokens(pool, T, shares, [&](int64_t, int64_t first, int64_t count) {
+        for (int64_t t = first; t < first + count; ++t) mix(t);
+        linear(nullptr, count, H, C, rows + first * C, C, o_proj, out + first * H, H);
+      });
+    } else {
+      if constexpr (K > 0) each_token(pool, T, 4 * K * C, mix);
+      linear(pool, T, H, C, rows, C, o_proj, out, H);
     }
-    linear(pool, T, H, C, rows, C, o_proj, out, H);
+    if constexpr (K > 0) o_ring.write(a, C, T, start);
   }
 };
 

@@ -17,6 +17,12 @@ struct DenseFfn {
   float *out;
 
   void run(pangu_pool *pool, int64_t T, Workspace work) const {
+    if (const int64_t shares = token_shares(pool, T, 3 * F * H); shares > 1)
+      return share_tokens(pool, T, shares, [&](int64_t i, int64_t first, int64_t count) {
+        DenseFfn own = *this;
+        own.x += first * H, own.out += first * H;
+        own.run(nullptr, count, work.part(i, shares));
+      });
     float *g = work.take<float>(T * F), *u = work.take<float>(T * F);
     if (T <= kFewTokens) {
       const Rows rows = prepare_rows(nullptr, gate.format, T, H, x, H, work.take<uint8_t>(rows_bytes(gate.format, T, H)));
@@ -157,6 +163,12 @@ struct MoeFfn {
 
   void run(pangu_pool *pool, int64_t T, Workspace work) const {
     const int64_t pairs = T * k;
+    if (const int64_t shares = token_shares(pool, T, 3 * H * (k * F + shared_F)); shares > 1)
+      return share_tokens(pool, T, shares, [&](int64_t i, int64_t first, int64_t count) {
+        MoeFfn own = *this;
+        own.x += first * H, own.out += first * H, own.weight += first * k, own.index += first * k;
+        own.run(nullptr, count, work.part(i, shares));
+      });
     float *inner = work.take<float>(pairs * 2 * F), *wide = work.take<float>(T * 2 * shared_F);
     const Groups g = group(T, work);
     const Rows rows = prepared(pool, T, H, x, H, gate_up, work);

@@ -6,8 +6,8 @@
 
 namespace pangu {
 
-// Softmax over rows, then columns and rows in turn, columns first and last; r[i * N + j].
-template <int N> inline void sinkhorn_matrix(float *r, int iterations, float eps) {
+// Softmax over each row, plus eps; r[i * N + j].
+template <int N> inline void softmax_rows(float *r, float eps) {
   for (int i = 0; i < N; ++i) {
     float peak = r[i * N], total = 0;
     for (int j = 1; j < N; ++j) peak = max(peak, r[i * N + j]);
@@ -15,15 +15,19 @@ template <int N> inline void sinkhorn_matrix(float *r, int iterations, float eps
     const float scale = 1.0f / total;
     for (int j = 0; j < N; ++j) r[i * N + j] = r[i * N + j] * scale + eps;
   }
+}
+
+// Columns and rows in turn, columns first and last. F: float, or vec with a matrix in each lane, whose lanes get the same bits.
+template <int N, class F> inline void balance(F *r, int iterations, F eps) {
   for (int step = 0; step < iterations; ++step) {
     if (step > 0)
       for (int i = 0; i < N; ++i) {
-        float total = eps;
+        F total = eps;
         for (int j = 0; j < N; ++j) total += r[i * N + j];
-        const float scale = 1.0f / total;
+        const F scale = 1.0f / total;
         for (int j = 0; j < N; ++j) r[i * N + j] *= scale;
       }
-    float columns[N];
+    F columns[N];
     for (int j = 0; j < N; ++j) columns[j] = eps;
     for (int i = 0; i < N; ++i)
       for (int j = 0; j < N; ++j) columns[j] += r[i * N + j];
@@ -33,12 +37,31 @@ template <int N> inline void sinkhorn_matrix(float *r, int iterations, float eps
   }
 }
 
+// The matrices of `count` tokens, N * N values each, `stride` apart. One matrix is a chain of sums and divisions that wait for
+// each other, so several tokens as lanes take hardly longer than one.
+template <int N> inline void sinkhorn_matrices(int64_t count, int iterations, float eps, float *raw, int64_t stride) {
+  for (int64_t t = 0; t < count; ++t) softmax_rows<N>(raw + t * stride, eps);
+  if (count == 1) return balance<N, float>(raw, iterations, eps);
+  for (int64_t t = 0; t < count; t += kWidth) {
+    const int64_t some = min<int64_t>(kWidth, count - t);
+    alignas(64) float lanes[N * N][kWidth];
+    vec r[N * N];
+    for (int e = 0; e < N * N; ++e) {
+      for (int64_t l = 0; l < kWidth; ++l) lanes[e][l] = raw[(t + min(l, some - 1)) * stride + e];
+      r[e] = load(lanes[e]);
+    }
+    balance<N, vec>(r, iterations, splat(eps));
+    for (int e = 0; e < N * N; ++e) {
+      store(lanes[e], r[e]);
+      for (int64_t l = 0; l < some; ++l) raw[(t + l) * stride + e] = lanes[e][l];
+    }
+  }
+}
+
 template <int N> inline void sinkhorn(pangu_pool *pool, int64_t T, int iterations, float eps, const float *raw, float *out) {
-  each_token(pool, T, iterations * N * N * 8, [&](int64_t t) {
-    float r[N * N];
-    std::memcpy(r, raw + t * N * N, sizeof r);
-    sinkhorn_matrix<N>(r, iterations, eps);
-    std::memcpy(out + t * N * N, r, sizeof r);
+  parallel(pool, T, iterations * N * N * 8, [&](int64_t begin, int64_t end) {
+    std::memcpy(out + begin * N * N, raw + begin * N * N, sizeof(float) * static_cast<size_t>((end - begin) * N * N));
+    sinkhorn_matrices<N>(end - begin, iterations, eps, out + begin * N * N, N * N);
   });
 }
 
@@ -115,19 +138,28 @@ template <int N, bool MERGE> struct Streams {
     }
   }
 
-  void finish(int64_t t, const float *projected) const {
-    const float *s = streams(t);
-    const float scale = 1.0f / std::sqrt(sum_of_squares(s, N * H) / static_cast<float>(N * H) + pre_eps);
-    float m[kRows], h[N];
-    for (int i = 0; i < kRows; ++i) m[i] = projected[i] * scale;
-    for (int i = 0; i < N; ++i) h[i] = pangu::sigmoid(alpha[0] * m[i] + beta[i]) + mhc_eps;
-    if (!MERGE) {
-      for (int i = 0; i < N; ++i) new_post[t * N + i] = 2.0f * pangu::sigmoid(alpha[1] * m[N + i] + beta[N + i]);
-      float *r = m + 2 * N;
-      for (int i = 0; i < N * N; ++i) r[i] = alpha[2] * r[i] + beta[2 * N + i];
-      sinkhorn_matrix<N>(r, iterations, mhc_eps);
-      std::memcpy(new_res + t * N * N, r, sizeof(float) * N * N);
+  // Tokens [first, first + count), at most kFewTokens; m[i]: what project gave for token first + i.
+  void finish(int64_t first, int64_t count, float (*m)[kRows]) const {
+    for (int64_t i = 0; i < count; ++i) {
+      const float scale = 1.0f / std::sqrt(sum_of_squares(streams(first + i), N * H) / static_cast<float>(N * H) + pre_eps);
+      for (int row = 0; row < kRows; ++row) m[i][row] *= scale;
     }
+    if constexpr (!MERGE) {
+      for (int64_t i = 0; i < count; ++i) {
+        for (int j = 0; j < N; ++j) new_post[(first + i) * N + j] = 2.0f * pangu::sigmoid(alpha[1] * m[i][N + j] + beta[N + j]);
+        for (int e = 2 * N; e < kRows; ++e) m[i][e] = alpha[2] * m[i][e] + beta[e];
+      }
+      sinkhorn_matrices<N>(count, iterations, mhc_eps, m[0] + 2 * N, kRows);
+      for (int64_t i = 0; i < count; ++i) std::memcpy(new_res + (first + i) * N * N, m[i] + 2 * N, sizeof(float) * N * N);
+    }
+    for (int64_t i = 0; i < count; ++i) branch_input(first + i, m[i]);
+  }
+
+  // y: the sum of the streams as the gates of m weigh them, normed.
+  void branch_input(int64_t t, const float *m) const {
+    const float *s = streams(t);
+    float h[N];
+    for (int i = 0; i < N; ++i) h[i] = pangu::sigmoid(alpha[0] * m[i] + beta[i]) + mhc_eps;
     float *to = y + t * H;
     int64_t c = 0;
     for (; c + kWidth <= H; c += kWidth) {
@@ -146,25 +178,29 @@ template <int N, bool MERGE> struct Streams {
 
   void run(pangu_pool *pool, int64_t T) const {
     const bool next = phi.data != nullptr;
-    if (T <= kFewTokens / 2) {
-      // Few tokens: phi's rows are what there is to share.
+    const int64_t threads = pangu_pool_threads(pool), some = min(kFewTokens, (T + threads - 1) / threads);
+    const auto shared = [&](int64_t work, const auto &body) { // body(first, count) over pieces of `some` tokens
+      parallel(pool, (T + some - 1) / some, some * work, [&](int64_t begin, int64_t end) {
+        for (int64_t first = begin * some; first < min(T, end * some); first += some) body(first, min(some, T - first));
+      });
+    };
+    const auto combined = [&](int64_t first, int64_t count) {
+      for (int64_t t = first; t < first + count; ++t) combine(t);
+    };
+    // Few tokens and a large phi: its rows are what there is to share. A small one every thread reads for its own tokens.
+    if (next && T <= kFewTokens / 2 && (T < threads || kRows * N * H > kNearWeights)) {
       float m[kFewTokens][kRows];
-      for (int64_t t = 0; out != nullptr && t < T; ++t) combine(t);
-      if (!next) return;
+      if (out != nullptr) shared(8 * N * H, combined);
       parallel(pool, kRows, T * N * H, [&](int64_t begin, int64_t end) { project(0, T, begin, end, m); });
-      for (int64_t t = 0; t < T; ++t) finish(t, m[t]);
+      shared(8 * N * H, [&](int64_t first, int64_t count) { finish(first, count, m + first); });
       return;
     }
-    const int64_t blocks = (T + kFewTokens - 1) / kFewTokens;
-    parallel(pool, blocks, kFewTokens * kRows * N * H, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) {
-        const int64_t first = b * kFewTokens, count = min(kFewTokens, T - first);
-        float m[kFewTokens][kRows];
-        for (int64_t t = first; out != nullptr && t < first + count; ++t) combine(t);
-        if (!next) continue;
-        project(first, count, 0, kRows, m);
-        for (int64_t t = first; t < first + count; ++t) finish(t, m[t - first]);
-      }
+    shared(kRows * N * H, [&](int64_t first, int64_t count) {
+      float m[kFewTokens][kRows];
+      if (out != nullptr) combined(first, count);
+      if (!next) return;
+      project(first, count, 0, kRows, m);
+      finish(first, count, m);
     });
   }
 };
