@@ -178,26 +178,22 @@ template <int N, bool MERGE> struct Streams {
 
   void run(pangu_pool *pool, int64_t T) const {
     const bool next = phi.data != nullptr;
-    const int64_t threads = pangu_pool_threads(pool), some = min(kFewTokens, (T + threads - 1) / threads);
-    const auto shared = [&](int64_t work, const auto &body) { // body(first, count) over pieces of `some` tokens
-      parallel(pool, (T + some - 1) / some, some * work, [&](int64_t begin, int64_t end) {
-        for (int64_t first = begin * some; first < min(T, end * some); first += some) body(first, min(some, T - first));
-      });
-    };
     const auto combined = [&](int64_t first, int64_t count) {
-      for (int64_t t = first; t < first + count; ++t) combine(t);
+      for (int64_t t = first; out != nullptr && t < first + count; ++t) combine(t);
     };
-    // Few tokens and a large phi: its rows are what there is to share. A small one every thread reads for its own tokens.
-    if (next && T <= kFewTokens / 2 && (T < threads || kRows * N * H > kNearWeights)) {
+    const int64_t shares = token_shares(pool, T, kRows * N * H);
+    if (next && T <= kFewTokens && shares == 1) {
+      // phi's rows are what there is to share, and the tokens before and after it.
       float m[kFewTokens][kRows];
-      if (out != nullptr) shared(8 * N * H, combined);
+      const int64_t pieces = T * 8 * N * H < kSerialWork ? 1 : min<int64_t>(T, pangu_pool_threads(pool));
+      share_tokens(pool, T, out == nullptr ? 1 : pieces, [&](int64_t, int64_t first, int64_t count) { combined(first, count); });
       parallel(pool, kRows, T * N * H, [&](int64_t begin, int64_t end) { project(0, T, begin, end, m); });
-      shared(8 * N * H, [&](int64_t first, int64_t count) { finish(first, count, m + first); });
+      share_tokens(pool, T, pieces, [&](int64_t, int64_t first, int64_t count) { finish(first, count, m + first); });
       return;
     }
-    shared(kRows * N * H, [&](int64_t first, int64_t count) {
+    share_tokens(pool, T, T <= kFewTokens ? shares : (T + kFewTokens - 1) / kFewTokens, [&](int64_t, int64_t first, int64_t count) {
       float m[kFewTokens][kRows];
-      if (out != nullptr) combined(first, count);
+      combined(first, count);
       if (!next) return;
       project(first, count, 0, kRows, m);
       finish(first, count, m);
