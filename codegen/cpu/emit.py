@@ -11,7 +11,7 @@ import jinja2
 
 from pangu_compile.ir import DType, StateInfo
 from pangu_compile.ir.text import print_node
-from pangu_compile.plan import FunctionPlan, Plan, ProgramPlan, key_codes
+from pangu_compile.plan import FunctionPlan, Plan, ProgramPlan
 
 from .kernels import KernelWriter
 
@@ -95,7 +95,7 @@ def generate(plan: Plan, weight_offsets: Mapping[str, int], leveled: bool = Fals
         "model.cpp.jinja", formats=formats, dims=dims, functions=functions, weights=weights,
         programs=[_program(p, name, weight_index, state_index) for name, p in plan.programs.items()],
         states=[_state(s, plan.max_context) for s in plan.states],
-        derived=key_codes(plan), leveled=leveled, role=plan.info["role"],
+        derived=plan.derived, leveled=leveled, role=plan.info["role"],
         vocab_size=plan.info.get("vocab_size", 0), hidden_size=plan.info.get("hidden_size", 0),
         max_context=plan.max_context, max_chunk=plan.max_chunk, num_drafts=plan.info.get("num_drafts", 0),
     )  # fmt: skip

@@ -26,11 +26,14 @@ from .progress import Bars
 @click.option("--ranks", type=int, default=1, show_default=True, help="Shards of a distributed artifact.")
 @click.option("--arch", type=click.Choice(ARCHS), default="native", show_default=True, help="CPU to build for.")
 @click.option("--no-mtp", is_flag=True, help="Leave the multi-token prediction heads out.")
+@click.option(
+    "--no-key-codes", is_flag=True, help="On CPUs: no integers beside the indexer's keys. Less memory, slower in long contexts."
+)  # fmt: skip
 @click.option("--validate", is_flag=True, help="Prove every pass on random inputs with the numpy interpreter.")
 @click.option("--dump-ir", type=click.Path(), help="Folder that gets the IR after every pass.")
 def build(
     checkpoint: str, out: str, target: str, chip: str, weights: str | None, activations: str, max_context: int | None, ranks: int,
-    arch: str, no_mtp: bool, validate: bool, dump_ir: str | None,
+    arch: str, no_mtp: bool, no_key_codes: bool, validate: bool, dump_ir: str | None,
 ) -> None:  # fmt: skip
     """Compile CHECKPOINT (a Hugging Face folder) into an artifact."""
     from pangu_compile.driver.build import build as build_artifact
@@ -39,7 +42,8 @@ def build(
     with Bars() as bars:
         artifact = build_artifact(
             checkpoint, out, target=target, weights=weights, activations=activations, max_context=max_context, progress=bars,
-            ranks=ranks, chip=chip, arch=arch, mtp=not no_mtp, validate=validate, dump_ir=dump_ir,
+            ranks=ranks, chip=chip, arch=arch, mtp=not no_mtp, key_codes=not no_key_codes, validate=validate,
+            dump_ir=dump_ir,
         )  # fmt: skip
     size = sum(p.stat().st_size for p in artifact.path.rglob("*") if p.is_file())
     seconds = time.perf_counter() - begin

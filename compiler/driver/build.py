@@ -52,7 +52,7 @@ def build(
         model: an edited OpenPanguForCausalLM to compile instead of the reference. Its parameters on the meta device
             are read from the checkpoint, all others are taken from the module.
         weights: None picks f32, and bf16 for other targets than the CPU.
-        options: further fields of BuildOptions (arch, chip, mtp, validate, dump_ir, max_chunk).
+        options: further fields of BuildOptions (arch, chip, mtp, validate, dump_ir, max_chunk, key_codes).
     Returns:
         The finished artifact; an earlier artifact at `out` is replaced only when the new one is complete.
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -95,14 +96,17 @@ def optimise(
 
 
 def planned(
-    module: Module, context: int, progress: Progress, max_chunk: int | None = None, dims: Mapping[str, int] | None = None
+    module: Module, context: int, progress: Progress, options: BuildOptions | None = None, dims: Mapping[str, int] | None = None
 ) -> Plan:
-    """The plan of an optimised module. dims: the largest value of other symbolic sizes."""
+    """The plan of an optimised module. options: None stands for the defaults. dims: the largest value of other symbolic sizes."""
     from pangu_compile.plan import PlanOptions, make_plan
 
     progress.stage("planning", 1)
     with compile_errors():
-        plan = make_plan(module, PlanOptions(max_context=context, max_chunk=max_chunk, max_dims=dict(dims or {})))
+        limits = PlanOptions(max_context=context, max_dims=dict(dims or {}))
+        if options is not None:
+            limits = replace(limits, max_chunk=options.max_chunk, key_codes=options.key_codes)
+        plan = make_plan(module, limits)
     progress.advance(1)
     return plan
 
@@ -113,4 +117,4 @@ def optimise_and_plan(
 ) -> Plan:  # fmt: skip
     """The pass table and the planner."""
     optimise(module, options, progress, observer, compresses=compresses)
-    return planned(module, context, progress, options.max_chunk, dims)
+    return planned(module, context, progress, options, dims)

@@ -29,6 +29,7 @@ from pangu_compile.ir import (
     run_graph,
 )
 
+from .derived import Derived, key_codes
 from .memory import Slot, largest_live, place
 from .schedule import Kernel, Schedule, Scheduler
 
@@ -37,12 +38,13 @@ ReadWeight = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """max_chunk None: the largest power of two whose arena stays below `arena_budget` bytes."""
+    """max_chunk None: the largest power of two whose arena stays below `arena_budget` bytes. key_codes: see derived.py."""
 
     max_context: int = 4096
     max_chunk: int | None = None
     arena_budget: int = 256 << 20
     max_dims: dict[str, int] = field(default_factory=dict)
+    key_codes: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Plan:
     max_context: int
     max_chunk: int
     sizes: dict[str, int]
+    derived: list[Derived]
 
     def to_json(self) -> dict[str, Any]:
         """A plain record for plan.json and the reports."""
@@ -307,4 +310,6 @@ def make_plan(module: Module, options: PlanOptions | None = None) -> Plan:
         if max(p.arena_bytes for p in programs.values()) <= options.arena_budget:
             break
     states = list(module.states.values())
-    return Plan(functions, programs, _weights(module), states, dict(module.info), options.max_context, chunk, planner.sizes)
+    derived = key_codes(functions, programs, states) if options.key_codes else []
+    info, sizes = dict(module.info), planner.sizes
+    return Plan(functions, programs, _weights(module), states, info, options.max_context, chunk, sizes, derived)

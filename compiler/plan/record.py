@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from pangu_compile.ir import Value
 
-from .derived import key_codes
-
 if TYPE_CHECKING:
     from .plan import FunctionPlan, Plan
 
@@ -57,7 +55,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "derived": [
             {"state": plan.states[d.state].name, "head_bytes": d.head_bytes, "block_rows": d.block_rows,
              "block_bytes": d.block_bytes}
-            for d in key_codes(plan)
+            for d in plan.derived
         ],
         "weights": [
             {"name": w.name, "dtype": w.dtype, "shape": list(w.shape), "folded": w.folded is not None} for w in plan.weights

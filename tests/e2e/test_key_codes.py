@@ -31,6 +31,18 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model.pangu"
 
 
+def test_built_without(artifact: Path, tmp_path: Path) -> None:
+    """--no-key-codes: less memory, and the same bits."""
+    checkpoint, options = artifact.parent / "checkpoint", {"max_context": CONTEXT, "opt_level": 1, "jobs": 1}
+    pangu_compile.build(checkpoint, tmp_path / "model.pangu", key_codes=False, **options)
+    assert json.loads((artifact / "plan.json").read_text())["derived"]
+    assert json.loads((tmp_path / "model.pangu/plan.json").read_text())["derived"] == []
+    with Model(artifact) as model, Model(tmp_path / "model.pangu") as bare, model.session() as session, bare.session() as other:
+        tokens = draw(FROM + 60, model)
+        for part in (tokens[: FROM + 40], tokens[FROM + 40 : -1], tokens[-1:]):
+            np.testing.assert_array_equal(session.prefill(part), other.prefill(part))
+
+
 class Bare:
     """The program `step` on states of our own, which has nothing but them."""
 
