@@ -30,6 +30,7 @@ extern "C" int64_t shim_arena(int i) { return pangu_generated_model.programs[i].
 SHARED = "-DPANGU_SERIAL_WORK=64"  # even loops as short as these are shared between threads
 PLAIN = ("-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+RACES = ("-O1", "-fsanitize=thread")
 
 
 def updated(case: Case) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pangu_compile.ir.opdef import all_opdefs
 
 from .cases import FAMILIES, cases
 from .checks import check_one_by_one, check_semantics, check_threads
-from .library import PLAIN, ROOT, SANITIZED, Library
+from .library import PLAIN, RACES, ROOT, SANITIZED, Library
 
 LIBRARIES: dict[str, Library] = {}
 ALL = [pytest.param(family, i, id=f"{i}-{case}") for family in FAMILIES for i, case in enumerate(cases(family))]
@@ -39,14 +39,25 @@ def test_kernel(library, family, number):
     check_one_by_one(library, number)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sanitized(family, tmp_path):
-    Library(cases(family), tmp_path).compile(SANITIZED)
-    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+def checked_under(sanitizer, family, flags, folder, *names):
+    """The checks as a program of their own, which loads the sanitizer's runtime first."""
+    Library(cases(family), folder).compile(flags)
+    where = ["g++", f"-print-file-name=lib{sanitizer}.so"]
+    runtime = subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip()
     env = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.codegen.kernels.checks", family, str(tmp_path)]
+    command = [sys.executable, "-m", "tests.codegen.kernels.checks", family, str(folder), *names]
     done = subprocess.run(command, cwd=Path(ROOT), env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sanitized(family, tmp_path):
+    checked_under("asan", family, SANITIZED, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["streams", "prologue", "attention", "ffn"])
+def test_no_races(family, tmp_path):
+    checked_under("tsan", family, RACES, tmp_path, "check_threads")
 
 
 def test_every_fused_operator_has_cases():
