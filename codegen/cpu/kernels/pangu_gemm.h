@@ -121,6 +121,23 @@ template <int R, int T> struct Elements {
   }
 };
 
+// Asks for the R rows behind a tile, 64 bytes of each at a time while as many of the tile are read: of short rows, or where that is
+// said, as many bytes in the order of memory. Each of several long rows is a stream that the processor follows by itself.
+template <int R> struct Ahead {
+  static constexpr int64_t kShortRow = 2048;
+  const uint8_t *rows; // of the next tile, `from` bytes after their begin
+  int64_t row_stride;
+  bool in_order;
+
+  Ahead(const RowProduct &p, int64_t o, int64_t from, bool in_order_ = false)
+      : row_stride(p.w.row_stride), in_order(in_order_ || row_stride <= kShortRow) {
+    rows = p.row(o + R) + (in_order ? R * from : from);
+  }
+  PANGU_INLINE void ask(int64_t at) const {
+    unroll<R>([&](auto r) PANGU_INLINE { simd::prefetch(in_order ? rows + R * at + 64 * r : rows + at + r * row_stride); });
+  }
+};
+
 // Vectors of sums for N elements, filled up to a multiple of four.
 template <int N> struct FloatSums {
   simd::vf v[(N + 3) / 4 * 4];
@@ -148,7 +165,7 @@ struct Bf16 {
 
 template <class E> struct FloatTile {
   typedef typename E::element element;
-  static constexpr int64_t kChunk = kFloatChunk, kPass = 1;
+  static constexpr int64_t kChunk = kFloatChunk, kPass = 1, kSize = sizeof(element);
   static constexpr int kTokens = 6;
   static constexpr int rows(int64_t tokens) { return simd::kManyRegisters || tokens <= 2 ? 4 : 2; }
 
@@ -160,18 +177,17 @@ template <class E> struct FloatTile {
       for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const element *>(p.row(o + r)) + chunk * kChunk;
       for (int t = 0; t < T; ++t) x[t] = tokens.x[t] + chunk * kChunk;
       FloatSums<R * T> sums;
-      add_chunk<R, T>(w, x, min(kChunk, p.I - chunk * kChunk), R * p.w.row_stride, sums);
+      add_chunk<R, T>(w, x, min(kChunk, p.I - chunk * kChunk), Ahead<R>(p, o, chunk * kChunk * kSize), sums);
       elements.add(sums);
     }
     elements.store(tokens, o);
   }
 
-  template <int R, int T> PANGU_INLINE static void add_chunk(const element *const *w, const float *const *x, int64_t n, int64_t ahead, FloatSums<R * T> &sums) {
+  template <int R, int T> PANGU_INLINE static void add_chunk(const element *const *w, const float *const *x, int64_t n, const Ahead<R> &ahead, FloatSums<R * T> &sums) {
     using namespace simd;
     int64_t k = 0;
     for (; k + kFloats <= n; k += kFloats) {
-      if (T < kTokens && k % (64 / static_cast<int64_t>(sizeof(element))) == 0) // the rows of the next tile
-        for (int r = 0; r < R; ++r) prefetch(reinterpret_cast<const uint8_t *>(w[r] + k) + ahead);
+      if (T < kTokens && k * kSize % 64 == 0) ahead.ask(k * kSize);
       step<R, T>(w, x, k, sums);
     }
     if (k == n) return;
@@ -208,12 +224,13 @@ template <int64_t Columns> struct Int8Tile {
     for (int t = 0; t < T; ++t) scales[t] = reinterpret_cast<const float *>(tokens.record[t] + record8::scales(p.I));
     const int8_t *w[R];
     for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const int8_t *>(p.row(o + r));
+    const Ahead<R> ahead(p, o, 0, R < 8);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       IntSums<R * T> sums;
       const int64_t stop = min((chunk + 1) * kChunk, p.w.row_stride);
       int64_t k = chunk * kChunk;
       for (; k + 64 <= stop; k += 64) {
-        for (int r = 0; r < R; ++r) prefetch(w[r] + k + R * p.w.row_stride); // the next tile's rows, a line at a time
+        ahead.ask(k);
         add_dots<R, T>(w, tokens.record, k, sums);
         add_dots<R, T>(w, tokens.record, k + 32, sums);
       }

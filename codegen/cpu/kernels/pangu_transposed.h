@@ -14,19 +14,25 @@ inline float one_value(float v) { return v; }
 inline float one_value(uint16_t v) { return bf16_value(v); }
 inline float one_value(int8_t v) { return static_cast<float>(v); }
 
-// y[t] += sum over r of x[t][r] * w[r] for R rows of n columns and T tokens.
+// y[t] += sum over r of x[t][r] * w[r] for R rows of n columns and T tokens. Meanwhile as many bytes from `next` on are asked for,
+// in the order of memory.
 template <class E, int R, int T>
-inline void add_rows(const typename E::element *const *w, const float (*x)[R], int64_t n, float *const *y) {
+inline void add_rows(const typename E::element *const *w, const float (*x)[R], int64_t n, const uint8_t *next, float *const *y) {
   using namespace simd;
+  constexpr int64_t kLine = 64 / sizeof(typename E::element);
   int64_t k = 0;
-  for (; k + kFloats <= n; k += kFloats) {
-    vf wv[R];
-    unroll<R>([&](auto r) PANGU_INLINE { wv[r] = E::load(w[r] + k); });
-    unroll<T>([&](auto t) PANGU_INLINE {
-      vf sum = f_load(y[t] + k);
-      unroll<R>([&](auto r) PANGU_INLINE { sum = f_fma(wv[r], f_set(x[t][r]), sum); });
-      f_store(y[t] + k, sum);
-    });
+  while (k + kFloats <= n) {
+    unroll<R>([&](auto r) PANGU_INLINE { prefetch(next + r * 64); });
+    next += R * 64;
+    for (const int64_t stop = min(k + kLine, n - kFloats + 1); k < stop; k += kFloats) {
+      vf wv[R];
+      unroll<R>([&](auto r) PANGU_INLINE { wv[r] = E::load(w[r] + k); });
+      unroll<T>([&](auto t) PANGU_INLINE {
+        vf sum = f_load(y[t] + k);
+        unroll<R>([&](auto r) PANGU_INLINE { sum = f_fma(wv[r], f_set(x[t][r]), sum); });
+        f_store(y[t] + k, sum);
+      });
+    }
   }
   for (; k < n; ++k)
     for (int t = 0; t < T; ++t)
@@ -35,7 +41,7 @@ inline void add_rows(const typename E::element *const *w, const float (*x)[R], i
 
 template <class E, int R>
 inline void add_rows_to(int64_t T, const typename E::element *const *w, const float *x, int64_t x_stride, const float *scale,
-                        int64_t n, float *y, int64_t y_stride) {
+                        int64_t n, const uint8_t *next, float *y, int64_t y_stride) {
   constexpr int kMost = 4;
   for (int64_t t = 0; t < T; t += kMost) {
     const int count = static_cast<int>(min<int64_t>(kMost, T - t));
@@ -45,10 +51,12 @@ inline void add_rows_to(int64_t T, const typename E::element *const *w, const fl
       to[i] = y + (t + i) * y_stride;
       for (int r = 0; r < R; ++r) factor[i][r] = x[(t + i) * x_stride + r] * (scale == nullptr ? 1.0f : scale[r]);
     }
-    if (count == kMost)
-      add_rows<E, R, kMost>(w, factor, n, to);
-    else
-      for (int i = 0; i < count; ++i) add_rows<E, R, 1>(w, factor + i, n, to + i);
+    switch (count) {
+    case 1: add_rows<E, R, 1>(w, factor, n, next, to); break;
+    case 2: add_rows<E, R, 2>(w, factor, n, next, to); break;
+    case 3: add_rows<E, R, 3>(w, factor, n, next, to); break;
+    default: add_rows<E, R, kMost>(w, factor, n, next, to);
+    }
   }
 }
 
@@ -63,10 +71,11 @@ __attribute__((noinline)) void transposed(int64_t T, int64_t begin, int64_t end,
     const element *w[4];
     for (int64_t r = 0; r < 4; ++r) w[r] = reinterpret_cast<const element *>(data + min(o + r, end - 1) * m.row_stride);
     const float *const scale = scales == nullptr ? nullptr : scales + o;
+    const uint8_t *const next = data + (o + 4) * m.row_stride;
     if (o + 4 <= end)
-      add_rows_to<E, 4>(T, w, x + o - begin, x_stride, scale, I, y, y_stride);
+      add_rows_to<E, 4>(T, w, x + o - begin, x_stride, scale, I, next, y, y_stride);
     else
-      add_rows_to<E, 1>(T, w, x + o - begin, x_stride, scale, I, y, y_stride);
+      add_rows_to<E, 1>(T, w, x + o - begin, x_stride, scale, I, next, y, y_stride);
   }
 }
 
@@ -82,7 +91,7 @@ inline void transposed_q4(int64_t T, int64_t begin, int64_t end, int64_t I, cons
                         static_cast<const uint16_t *>(m.scales) + o * weight_groups(I) + from / kQuantGroup, PANGU_Q4, m.row_stride};
       weight_row(part, 0, n, values);
       const float *const row = values;
-      add_rows_to<F32, 1>(T, &row, x + o - begin, x_stride, nullptr, n, y + from, y_stride);
+      add_rows_to<F32, 1>(T, &row, x + o - begin, x_stride, nullptr, n, reinterpret_cast<const uint8_t *>(row), y + from, y_stride);
     }
   }
 }
