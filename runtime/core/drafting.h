@@ -25,7 +25,7 @@ private:
   static constexpr int64_t kTimes = 7; // kept for each number
   static constexpr int64_t kPause = 64, kLongestPause = 4096; // steps from one trial of a number to the next
   static constexpr double kLoss = 0.01;                       // of the time may go into a number's trials, about
-  static constexpr double kBetter = 1.03, kMemory = 0.97, kSeen = 4;
+  static constexpr double kBetter = 1.03, kMemory = 0.985, kSeen = 4;
   static constexpr double kNewText = 0.5, kNewCost = 0.9; // what is left of old knowledge whenever a number is due again
 
   // Its cost is a step's time over that of the favourite at the same time: a machine slows down and recovers.
