@@ -186,7 +186,7 @@ template <int N, bool MERGE> struct Streams {
       // phi's rows are what there is to share, and the tokens before and after it.
       float m[kFewTokens][kRows];
       const int64_t pieces = T * 8 * N * H < kSerialWork ? 1 : min<int64_t>(T, pangu_pool_threads(pool));
-      share_tokens(pool, T, out == nullptr ? 1 : pieces, [&](int64_t, int64_t first, int64_t count) { combined(first, count); });
+      if (out != nullptr) share_tokens(pool, T, pieces, [&](int64_t, int64_t first, int64_t count) { combined(first, count); });
       parallel(pool, kRows, T * N * H, [&](int64_t begin, int64_t end) { project(0, T, begin, end, m); });
       share_tokens(pool, T, pieces, [&](int64_t, int64_t first, int64_t count) { finish(first, count, m + first); });
       return;

@@ -11,11 +11,11 @@ from pangu_compile.ir import DType, tensor
 from tests.ir.fused_cases import Case, T, f32, slotted
 
 from .checks import same_bits
-from .library import Library
+from .library import PLAIN, Library
 
 HIDDEN, LOW, LATENT, ROPE, HEADS, HEAD, INNER, EXPERTS, CHOSEN = 72, 40, 34, 6, 3, 16, 40, 5, 2
 FORMATS = (DType.f32, DType.bf16c, DType.q8, DType.q8i, DType.w8a8, DType.q4)
-FLAGS = ("-O1", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-O1", *PLAIN[1:])
 
 
 def operators(weights: DType) -> list[Case]:
